@@ -1,0 +1,3 @@
+"""Open-vocabulary labelling around ViLD (Gu et al., ICLR 2022)."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Readers of annotation sets, transforms and sampling for training."""

@@ -1,0 +1,1 @@
+"""The student: backbone, proposals, heads, losses, scoring, post-processing."""

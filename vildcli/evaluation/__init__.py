@@ -1,0 +1,1 @@
+"""Average precision of predictions against an annotation set."""

@@ -1,0 +1,1 @@
+"""Records to the formats of other tools. No torch."""

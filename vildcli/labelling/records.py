@@ -1,0 +1,205 @@
+"""The records of a labelling run: schemas, parts, and reading them back as plain values. No torch.
+
+    plan.parquet           the sorted image list, each row with its unit
+    vocabulary.yaml        the names that category ids stand for
+    regions/000007.parquet one row a region   ┐ one part a unit, renamed into place when whole;
+    labels/000007.parquet  one row a label    │ images/ last: its file is the commit mark of the unit
+    images/000007.parquet  one row an image   ┘
+
+Columns, units and ranges: docs/records.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from vildcli.errors import DataError, RunError
+from vildcli.runs import write_atomically
+
+RECORD_FORMAT = 1
+MASK_SIDE = 28
+OK, FAILED = "ok", "failed"
+
+_BOX = pa.list_(pa.float32(), 4)
+_EMBEDDING = pa.list_(pa.float16())
+SCHEMAS: dict[str, pa.Schema] = {
+    "images": pa.schema(
+        [
+            ("image_id", pa.int64()),
+            ("source", pa.string()),
+            ("path", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("sha256", pa.string()),
+            ("bytes", pa.int64()),
+            ("mtime_ns", pa.int64()),
+            ("status", pa.string()),
+            ("reason", pa.string()),
+        ]
+    ),
+    "regions": pa.schema(
+        [
+            ("image_id", pa.int64()),
+            ("region", pa.int32()),
+            ("proposal", _BOX),
+            ("box", _BOX),
+            ("objectness", pa.float32()),
+            ("mask", pa.binary(MASK_SIDE * MASK_SIDE)),
+            ("text_side", _EMBEDDING),
+            ("image_side", _EMBEDDING),
+        ]
+    ),
+    "labels": pa.schema(
+        [
+            ("image_id", pa.int64()),
+            ("label", pa.int32()),
+            ("region", pa.int32()),
+            ("category_id", pa.int64()),
+            ("is_base", pa.bool_()),
+            ("score", pa.float32()),
+            ("text_score", pa.float32()),
+            ("image_score", pa.float32()),
+            (
+                "attributes",
+                pa.list_(
+                    pa.struct([("set", pa.string()), ("name", pa.string()), ("score", pa.float32())])
+                ),
+            ),
+        ]
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image of the plan, as it was found. `width` and `height` are of the upright image, pixels."""
+
+    image_id: int
+    source: str
+    path: str
+    width: int
+    height: int
+    sha256: str
+    bytes: int
+    mtime_ns: int
+    status: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeScore:
+    set: str
+    name: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRecord:
+    """One label with the region it points to.
+
+    `box` is x1 y1 x2 y2 in pixels of the upright original image; `mask` is [28, 28] uint8, probability x 255
+    relative to `box`; scores are in 0-1.
+    """
+
+    label: int
+    region: int
+    category_id: int
+    is_base: bool
+    score: float
+    text_score: float | None
+    image_score: float | None
+    attributes: tuple[AttributeScore, ...]
+    box: tuple[float, float, float, float]
+    objectness: float
+    mask: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImage:
+    image: ImageRecord
+    labels: tuple[LabelRecord, ...]
+
+
+def part_path(run: Path, table: str, unit: int) -> Path:
+    return run / table / f"{unit:06d}.parquet"
+
+
+def write_part(run: Path, table: str, unit: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write one part whole: beside its place, then renamed."""
+    schema = SCHEMAS[table].with_metadata({"format": str(RECORD_FORMAT)})
+    content = pa.Table.from_pylist(list(rows), schema=schema)
+    write_atomically(
+        part_path(run, table, unit), lambda path: pq.write_table(content, path, compression="zstd")
+    )
+
+
+def read_part(run: Path, table: str, unit: int) -> pa.Table:
+    """One part of a run.
+
+    Raises:
+        DataError: missing, damaged, or of a newer format.
+    """
+    path = part_path(run, table, unit)
+    try:
+        content = pq.ParquetFile(path).read()
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing.", hint="Run the same detect command again.") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(
+            f"{path} is damaged: {error}.", hint="Delete it and run the same detect command again."
+        ) from error
+    written = int((content.schema.metadata or {}).get(b"format", b"0"))
+    if written > RECORD_FORMAT:
+        raise RunError(
+            f"{path} has format {written}; this vildcli reads up to {RECORD_FORMAT}.",
+            hint="Update vildcli.",
+        )
+    return content
+
+
+def done_units(run: Path) -> list[int]:
+    """Units whose commit mark is there, ascending."""
+    return sorted(int(path.stem) for path in (run / "images").glob("[0-9]*.parquet"))
+
+
+def iter_images(run: Path) -> Iterator[ImageRecord]:
+    """Every image of the finished units in plan order, one unit in memory at a time."""
+    for unit in done_units(run):
+        for row in read_part(run, "images", unit).to_pylist():
+            yield ImageRecord(**row)
+
+
+def iter_labelled_images(run: Path) -> Iterator[LabelledImage]:
+    """Every image of the finished units with its labels, best first; one unit in memory at a time."""
+    for unit in done_units(run):
+        regions = _regions_by_key(read_part(run, "regions", unit))
+        labels: dict[int, list[LabelRecord]] = {}
+        for row in read_part(run, "labels", unit).to_pylist():
+            image_id = row.pop("image_id")
+            attributes = tuple(AttributeScore(**a) for a in row.pop("attributes") or ())
+            region = regions[image_id, row["region"]]
+            labels.setdefault(image_id, []).append(
+                LabelRecord(**row, attributes=attributes, **region)
+            )
+        for row in read_part(run, "images", unit).to_pylist():
+            yield LabelledImage(ImageRecord(**row), tuple(labels.get(row["image_id"], ())))
+
+
+def _regions_by_key(table: pa.Table) -> dict[tuple[int, int], dict[str, Any]]:
+    columns = table.select(["image_id", "region", "box", "objectness", "mask"])
+    return {
+        (row["image_id"], row["region"]): {
+            "box": tuple(row["box"]),
+            "objectness": row["objectness"],
+            "mask": np.frombuffer(row["mask"], np.uint8).reshape(MASK_SIDE, MASK_SIDE),
+        }
+        for row in columns.to_pylist()
+    }

@@ -1,0 +1,169 @@
+"""Folders that vildcli writes: what they hold, whether they may be continued, and how files get there whole.
+
+The rule for every `--out` folder: absent or empty, it is started; held by a run of the same settings, it is
+continued; held by anything else, it is refused with the names of the settings that differ. `--force` deletes
+a folder only when vildcli made it. Files are written beside their place and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from vildcli import __version__
+from vildcli.errors import RunError
+
+RUN_FORMAT = 1
+RUN_FILE = "run.json"
+VERSIONED_PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow", "pyarrow")
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Hash of settings that decide the content of a run."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last: several writers choose their format by it.
+    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(beside)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda beside: _write_text(beside, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def open_run(
+    folder: Path,
+    *,
+    kind: str,
+    settings: Mapping[str, Any],
+    arguments: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> Literal["started", "continued"]:
+    """Start a run folder, or confirm that the one there is the same run.
+
+    Args:
+        kind: labelling, training, teacher, world, …
+        settings: what decides the content; compared key by key and fingerprinted.
+        arguments: everything else worth remembering; written, never compared.
+
+    Raises:
+        RunError: the folder holds something else, a run of other settings, or cannot be written.
+    """
+    settings = json.loads(json.dumps(settings))
+    if force:
+        _delete_own(folder)
+    if (folder / RUN_FILE).exists():
+        _refuse_another(folder, kind, settings)
+        return "continued"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(
+            f"{folder} is not empty and was not made by vildcli.",
+            hint="Choose another --out; vildcli never deletes what it did not make.",
+        )
+    header = {
+        "format": RUN_FORMAT,
+        "kind": kind,
+        "vildcli": __version__,
+        "fingerprint": fingerprint(settings),
+        "settings": settings,
+        "arguments": dict(arguments or {}),
+        "versions": {"python": sys.version.split()[0], **_versions()},
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / RUN_FILE, header)
+    except OSError as error:
+        raise RunError(
+            f"{folder} cannot be written: {error.strerror or error}.",
+            hint="Choose another --out, or change the folder's permissions.",
+        ) from error
+    return "started"
+
+
+def read_run(folder: Path, kind: str) -> dict[str, Any]:
+    """The header of a run folder of that kind.
+
+    Raises:
+        RunError: no run there, of another kind, or of a newer format.
+    """
+    path = folder / RUN_FILE
+    if not path.is_file():
+        raise RunError(
+            f"{folder} is not a {kind} run: it has no {RUN_FILE}.",
+            hint="Name the folder that was given as --out.",
+        )
+    try:
+        header: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found, written = header["kind"], int(header["format"])
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path} is not a vildcli run file: {error}.") from error
+    if written > RUN_FORMAT:
+        raise RunError(
+            f"{path} has format {written}; this vildcli reads up to {RUN_FORMAT}.",
+            hint="Update vildcli.",
+        )
+    if found != kind:
+        raise RunError(f"{folder} is a {found} run, not a {kind} run.")
+    return header
+
+
+def _refuse_another(folder: Path, kind: str, settings: Mapping[str, Any]) -> None:
+    there = read_run(folder, kind)["settings"]
+    differing = sorted(k for k in {*there, *settings} if there.get(k) != settings.get(k))
+    if differing:
+        shown = "; ".join(f"{k}: {there.get(k)!r} there, {settings.get(k)!r} now" for k in differing)
+        raise RunError(
+            f"{folder} holds a run with other settings ({shown}).",
+            hint="Choose another --out, use the same settings, or --force to delete it.",
+        )
+
+
+def _delete_own(folder: Path) -> None:
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / RUN_FILE).is_file():
+        raise RunError(
+            f"{folder} was not made by vildcli, so --force does not delete it.",
+            hint="Choose another --out, or remove the folder yourself.",
+        )
+    shutil.rmtree(folder)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in VERSIONED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found

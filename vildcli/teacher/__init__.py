@@ -1,0 +1,1 @@
+"""The frozen vision-language model: crops, embeddings of crops, their cache."""

@@ -1,0 +1,114 @@
+"""The values that cross the library's inner borders, and the legend of their shapes.
+
+    B  images of a batch            R  regions (or proposals) of one image
+    C  categories of a vocabulary   K  detections or labels of one image
+    D  width of the embedding       H, W  pixels; N  ground-truth objects of one image
+
+Boxes are x1 y1 x2 y2 in absolute pixels. Unless a docstring says otherwise their frame is the **upright
+original image**: after EXIF orientation, before any resizing. Masks of regions are 28x28, relative to the
+region's own final box. Everything here knows nobody: no producer and no consumer is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MASK_SIZE = 28  # pixels a side of a stored region mask (ViLD, §1.5 of the paper's released head)
+
+
+def _expect(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> None:
+    """Assert a shape; None stands for any size. A violation is our own bug, not the user's."""
+    found = tuple(tensor.shape)
+    fits = len(found) == len(shape) and all(s is None or s == f for s, f in zip(shape, found))
+    assert fits, f"{name}: expected shape {shape}, got {found}"
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """Everything the model knows about one image before any word is said: the output of every system.
+
+    Attributes:
+        boxes: [R, 4] final (regressed, class-agnostic) boxes, original image frame, float32.
+        proposals: [R, 4] the proposals they were regressed from, original image frame, float32.
+        objectness: [R] in 0-1, float32, descending.
+        masks: [R, 28, 28] mask probabilities x 255 relative to `boxes`, uint8.
+        text_side: [R, D] unit-norm embeddings scored with background; None where a system has no text side.
+        image_side: [R, D] unit-norm embeddings scored without background; None where there is no image side.
+    """
+
+    boxes: Tensor
+    proposals: Tensor
+    objectness: Tensor
+    masks: Tensor
+    text_side: Tensor | None
+    image_side: Tensor | None
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        _expect("boxes", self.boxes, (count, 4))
+        _expect("proposals", self.proposals, (count, 4))
+        _expect("objectness", self.objectness, (count,))
+        _expect("masks", self.masks, (count, MASK_SIZE, MASK_SIZE))
+        assert self.masks.dtype == torch.uint8, f"masks: expected uint8, got {self.masks.dtype}"
+        for name, side in (("text_side", self.text_side), ("image_side", self.image_side)):
+            if side is not None:
+                _expect(name, side, (count, None))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True, slots=True)
+class RegionLabels:
+    """Names given to the regions of one image, best first.
+
+    Attributes:
+        regions: [K] rows of the image's `Regions`, int64.
+        category_ids: [K] ids of the vocabulary (not column numbers), int64.
+        is_base: [K] whether the fusion treated the category as base, bool.
+        scores: [K] fused, in 0-1, float32, descending.
+        text_scores: [K] the text side's factor in 0-1, or None where there is no text side.
+        image_scores: [K] the image side's factor in 0-1, or None where there is no image side.
+    """
+
+    regions: Tensor
+    category_ids: Tensor
+    is_base: Tensor
+    scores: Tensor
+    text_scores: Tensor | None = None
+    image_scores: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("category_ids", "is_base", "scores", "text_scores", "image_scores"):
+            value = getattr(self, name)
+            if value is not None:
+                _expect(name, value, (len(self.regions),))
+
+    def __len__(self) -> int:
+        return len(self.regions)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Ground truth of one image.
+
+    Attributes:
+        boxes: [N, 4] in the frame of the image tensor it travels with, float32.
+        labels: [N] contiguous category columns 0..C-1, int64.
+        masks: [N, H, W] bool, the size of the image tensor.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor
+
+    def __post_init__(self) -> None:
+        _expect("boxes", self.boxes, (None, 4))
+        _expect("labels", self.labels, (len(self.boxes),))
+        _expect("masks", self.masks, (len(self.boxes), None, None))
+
+    def __len__(self) -> int:
+        return len(self.boxes)

@@ -1,0 +1,1 @@
+"""What to look for: categories, their file formats, names, base and novel. No torch."""

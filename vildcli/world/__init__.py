@@ -1,0 +1,1 @@
+"""The small world: sprites, scenes, annotations, captions. Frozen: see docs/world.md."""
