@@ -1,0 +1,319 @@
+"""The student: a two-stage detector that sees classes only as an argument.
+
+    images ─backbone─▶ pyramid ─proposal head─▶ proposals, objectness
+    pyramid, proposals ─pool─▶ roi features ─head(s)─▶ region embeddings, boxes
+    pyramid, boxes ─pool─▶ roi features ─mask head─▶ masks
+
+`forward` returns losses (what data-parallel training hooks into), `regions` the image's `Regions`: neither
+knows a vocabulary beyond the text embeddings it is handed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from vildcli.detector.architecture import Architecture
+from vildcli.detector.backbone import Backbone
+from vildcli.detector.boxes import BOX_CODE_WEIGHTS, decode_boxes, encode_boxes
+from vildcli.detector.canvas import Canvas, make_canvas, normalise
+from vildcli.detector.heads import (
+    BOX_POOL,
+    MASK_POOL,
+    MaskHead,
+    RegionHead,
+    box_regression,
+    region_pooler,
+)
+from vildcli.detector.losses import (
+    box_loss,
+    class_logits,
+    distillation_loss,
+    mask_loss,
+    text_loss,
+)
+from vildcli.detector.proposals import ProposalHead, proposal_losses, select_proposals
+from vildcli.detector.sampling import SampledRegions, sample_regions
+from vildcli.systems import System
+from vildcli.types import MASK_SIZE, Regions, Target
+
+MASK_REGIONS = 128  # foreground regions an image that train the mask head
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """The teacher's view of one image, aligned with the image tensor it travels with.
+
+    Attributes:
+        boxes: [V, 4] canvas pixels.
+        embeddings: [V, D] the teacher's.
+        valid: [V] bool; False for regions that cropping left without area.
+    """
+
+    boxes: Tensor
+    embeddings: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingContext:
+    """What the losses need beside the batch.
+
+    Attributes:
+        text_embeddings: [C, D] unit norm, frozen.
+        is_base: [C] bool.
+        temperature: τ of the text encoder.
+        regions: sampled regions an image.
+        proposals: proposals an image kept for sampling.
+    """
+
+    text_embeddings: Tensor
+    is_base: Tensor
+    temperature: float
+    regions: int = 512
+    proposals: int = 1000
+
+
+class Detector(nn.Module):
+    """One shape for every trained row of the systems table; the row says which parts exist."""
+
+    def __init__(self, architecture: Architecture, system: System, embedding_width: int) -> None:
+        super().__init__()
+        self.architecture, self.system = architecture, system
+        self.backbone = Backbone(architecture)
+        self.proposal_head = ProposalHead(architecture)
+        self.box_pool = region_pooler(architecture, BOX_POOL)
+        self.mask_pool = region_pooler(architecture, MASK_POOL)
+        self.head = RegionHead(architecture, embedding_width)
+        self.boxes = box_regression(architecture)
+        self.mask_head = MaskHead(architecture)
+        self.background = nn.Parameter(torch.randn(embedding_width) * 0.01)
+        self.image_head: RegionHead | None = None
+        if system.text_side and system.image_side == "student":
+            self.image_head = RegionHead(architecture, embedding_width)
+
+    def forward(
+        self,
+        images: Tensor,
+        targets: Sequence[Target],
+        context: TrainingContext,
+        distillation: Sequence[Distillation] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of a batch, unweighted.
+
+        Args:
+            images: [B, 3, S, S] uint8, all of one canvas size.
+            targets: ground truth of base categories, canvas pixels.
+        """
+        pyramid = self.backbone(self._normalise(images))
+        predictions = self.proposal_head(pyramid)
+        truths = [target.boxes for target in targets]
+        objectness_loss, proposal_box_loss = proposal_losses(predictions, truths, generator)
+        sizes = [(images.shape[-2], images.shape[-1])] * len(images)
+        proposals = select_proposals(
+            predictions, sizes, per_level=2 * context.proposals, total=context.proposals
+        )
+        sampled = [
+            sample_regions(boxes, target, count=context.regions, generator=generator)
+            for (boxes, _), target in zip(proposals, targets)
+        ]
+        losses = {"objectness": objectness_loss, "proposal_box": proposal_box_loss}
+        losses |= self._region_losses(pyramid, sizes, sampled, targets, context, distillation)
+        losses["mask"] = self._mask_loss(pyramid, sizes, sampled, targets)
+        return losses
+
+    def _region_losses(
+        self,
+        pyramid: list[Tensor],
+        sizes: list[tuple[int, int]],
+        sampled: list[SampledRegions],
+        targets: Sequence[Target],
+        context: TrainingContext,
+        distillation: Sequence[Distillation] | None,
+    ) -> dict[str, Tensor]:
+        boxes = [s.boxes for s in sampled]
+        distilled = [d.boxes for d in distillation] if distillation else []
+        through_one_head = bool(distilled) and self.image_head is None
+        if through_one_head:  # so that batch norm sees both kinds, as published
+            boxes = [torch.cat(pair) for pair in zip(boxes, distilled)]
+        features, embeddings = self.head(self._pool(self.box_pool, pyramid, boxes, sizes))
+        student = embeddings[:0]
+        if through_one_head:
+            is_distilled = _marks([len(s.boxes) for s in sampled], [len(d) for d in distilled])
+            student = embeddings[is_distilled]
+            features, embeddings = features[~is_distilled], embeddings[~is_distilled]
+        elif distilled and self.image_head is not None:
+            _, student = self.image_head(self._pool(self.box_pool, pyramid, distilled, sizes))
+        losses = {"box": self._box_loss(features, sampled, targets)}
+        if self.system.text_side:
+            labels = torch.cat([s.labels for s in sampled])
+            logits = class_logits(
+                embeddings, context.text_embeddings, self.background, context.temperature
+            )
+            losses["text"] = text_loss(logits, labels, context.is_base)
+        if distillation:
+            wanted = torch.cat([d.embeddings for d in distillation])
+            valid = torch.cat([d.valid for d in distillation])
+            losses["distillation"] = distillation_loss(student, wanted, valid)
+        return losses
+
+    def _box_loss(
+        self, features: Tensor, sampled: list[SampledRegions], targets: Sequence[Target]
+    ) -> Tensor:
+        foreground = torch.cat([s.foreground for s in sampled])
+        wanted = [
+            encode_boxes(t.boxes[s.truth[s.foreground]], s.boxes[s.foreground], BOX_CODE_WEIGHTS)
+            for s, t in zip(sampled, targets)
+        ]
+        return box_loss(self.boxes(features[foreground]).float(), torch.cat(wanted))
+
+    def _mask_loss(
+        self,
+        pyramid: list[Tensor],
+        sizes: list[tuple[int, int]],
+        sampled: list[SampledRegions],
+        targets: Sequence[Target],
+    ) -> Tensor:
+        boxes = [s.boxes[s.foreground][:MASK_REGIONS] for s in sampled]
+        wanted = [
+            mask_targets(t.masks, s.truth[s.foreground][:MASK_REGIONS], b)
+            for s, t, b in zip(sampled, targets, boxes)
+        ]
+        if not any(len(b) for b in boxes):  # batch norm cannot train on nothing
+            return pyramid[0].new_zeros(())
+        logits = self.mask_head(self._pool(self.mask_pool, pyramid, boxes, sizes))
+        return mask_loss(logits, torch.cat(wanted))
+
+    @torch.inference_mode()
+    def regions(self, images: Sequence[Tensor], *, count: int = 300) -> list[Regions]:
+        """Regions of each image, at most `count`, by objectness.
+
+        Args:
+            images: [3, H, W] uint8 RGB, upright.
+
+        Returns:
+            One `Regions` an image, original image frame, on the CPU, embeddings rounded to float16.
+        """
+        a = self.architecture
+        canvases = [
+            make_canvas(
+                image.to(self.background.device),
+                size=a.image_size,
+                stride=a.stride,
+                mean=a.pixel_mean,
+                std=a.pixel_std,
+            )
+            for image in images
+        ]
+        found: dict[int, Regions] = {}
+        for rows in _by_shape(canvases):
+            batch = [canvases[i] for i in rows]
+            found.update(zip(rows, self._regions_of_canvases(batch, count)))
+        return [found[i] for i in range(len(images))]
+
+    def _regions_of_canvases(self, canvases: list[Canvas], count: int) -> list[Regions]:
+        pyramid = self.backbone(torch.stack([c.pixels for c in canvases]))
+        contents = [c.content for c in canvases]
+        shape = canvases[0].pixels.shape
+        sizes = [(shape[-2], shape[-1])] * len(canvases)
+        proposals = select_proposals(
+            self.proposal_head(pyramid), contents, per_level=max(1000, count), total=count
+        )
+        boxes = [b for b, _ in proposals]
+        roi_features = self._pool(self.box_pool, pyramid, boxes, sizes)
+        features, embeddings = self.head(roi_features)
+        image_embeddings = self.image_head(roi_features)[1] if self.image_head else None
+        codes = self.boxes(features).float()
+        final = [
+            _clip(decode_boxes(c, b, BOX_CODE_WEIGHTS), canvas.content)
+            for c, b, canvas in zip(codes.split([len(b) for b in boxes]), boxes, canvases)
+        ]
+        masks = self.mask_head(self._pool(self.mask_pool, pyramid, final, sizes)).sigmoid()
+        text_side = embeddings if self.system.text_side else None
+        image_side = image_embeddings if self.system.text_side else embeddings
+        counts = [len(b) for b in boxes]
+        return [
+            _regions_of_image(*of_image)
+            for of_image in zip(
+                canvases,
+                proposals,
+                final,
+                masks.split(counts),
+                _split(text_side, counts),
+                _split(image_side, counts),
+            )
+        ]
+
+    def _pool(
+        self,
+        pooler: nn.Module,
+        pyramid: list[Tensor],
+        boxes: list[Tensor],
+        sizes: list[tuple[int, int]],
+    ) -> Tensor:
+        named = {str(level): x for level, x in zip(self.architecture.levels, pyramid)}
+        pooled: Tensor = pooler(named, boxes, sizes)
+        return pooled
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        return normalise(images, self.architecture.pixel_mean, self.architecture.pixel_std)
+
+
+def mask_targets(masks: Tensor, truth: Tensor, boxes: Tensor) -> Tensor:
+    """Ground-truth masks [N, H, W] cut to boxes [P, 4] and resampled to [P, 28, 28] in {0, 1}.
+
+    Args:
+        truth: [P] row of `masks` for each box.
+    """
+    rois = torch.cat([truth[:, None].to(boxes), boxes], 1)
+    cut = roi_align(masks[:, None].float(), rois, MASK_SIZE, sampling_ratio=2, aligned=True)
+    return (cut[:, 0] >= 0.5).float()
+
+
+def _marks(first: list[int], second: list[int]) -> Tensor:
+    """False x first[0], True x second[0], False x first[1], …"""
+    parts = [
+        torch.tensor([False] * a + [True] * b, dtype=torch.bool) for a, b in zip(first, second)
+    ]
+    return torch.cat(parts)
+
+
+def _by_shape(canvases: Sequence[Canvas]) -> list[list[int]]:
+    groups: dict[torch.Size, list[int]] = {}
+    for i, canvas in enumerate(canvases):
+        groups.setdefault(canvas.pixels.shape, []).append(i)
+    return list(groups.values())
+
+
+def _clip(boxes: Tensor, content: tuple[int, int]) -> Tensor:
+    limit = boxes.new_tensor([content[1], content[0]] * 2)
+    return boxes.clamp(min=0).minimum(limit)
+
+
+def _split(side: Tensor | None, counts: list[int]) -> list[Tensor | None]:
+    return [None] * len(counts) if side is None else list(side.split(counts))
+
+
+def _regions_of_image(
+    canvas: Canvas,
+    proposals: tuple[Tensor, Tensor],
+    boxes: Tensor,
+    masks: Tensor,
+    text_side: Tensor | None,
+    image_side: Tensor | None,
+) -> Regions:
+    solid = (boxes[:, 2:] - boxes[:, :2]).min(1).values > 0
+    sides = [s[solid].half().cpu() if s is not None else None for s in (text_side, image_side)]
+    return Regions(
+        boxes=canvas.to_original(boxes[solid]).cpu(),
+        proposals=canvas.to_original(proposals[0][solid]).cpu(),
+        objectness=proposals[1][solid].cpu(),
+        masks=(masks[solid] * 255).round().to(torch.uint8).cpu(),
+        text_side=sides[0],
+        image_side=sides[1],
+    )

@@ -1,0 +1,100 @@
+"""Region embeddings and text embeddings to scores: softmaxes, and the fusion of two sides (ViLD §3.4). Pure.
+
+Shapes: R regions, C categories, D embedding width. All softmaxes run in float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vildcli.detector.losses import class_logits
+
+BASE_TEXT_WEIGHT = 2.0 / 3.0  # exponent of the text side for base categories; novel ones get 1 minus it
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """How the two sides become one score.
+
+    Attributes:
+        kind: `text` or `image` is that side alone; `ensemble` is text^w · image^(1 - w) with w = base_weight for
+            base categories and 1 - base_weight for novel ones; `uniform` uses base_weight for all.
+    """
+
+    kind: Literal["text", "image", "ensemble", "uniform"]
+    base_weight: float = BASE_TEXT_WEIGHT
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores in 0-1.
+
+    Attributes:
+        fused: [R, C]; not renormalised, rows need not add up to 1.
+        text: [R, C] softmax with background, background dropped; None where there is no text side.
+        image: [R, C] softmax without background; None where there is no image side.
+    """
+
+    fused: Tensor
+    text: Tensor | None
+    image: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringHead:
+    """What scoring needs of a model besides the region embeddings.
+
+    Attributes:
+        background: [D] learned embedding; None for systems without a text side.
+        temperature: τ of the text side: logits are cosine / τ.
+        image_temperature: τ of the image side.
+    """
+
+    background: Tensor | None
+    temperature: float
+    image_temperature: float
+    fusion: Fusion
+
+
+def score_regions(
+    text_side: Tensor | None,
+    image_side: Tensor | None,
+    text_embeddings: Tensor,
+    is_base: Tensor,
+    head: ScoringHead,
+) -> Scores:
+    """Score every region against every category.
+
+    Args:
+        text_side: [R, D] unit norm, or None.
+        image_side: [R, D] unit norm, or None.
+        text_embeddings: [C, D] unit norm: everything that takes part in the softmax.
+        is_base: [C] bool.
+    """
+    text = image = None
+    if text_side is not None and head.fusion.kind != "image":
+        assert head.background is not None, "a text side is scored with background"
+        logits = class_logits(
+            text_side.float(), text_embeddings, head.background.float(), head.temperature
+        )
+        text = logits.softmax(-1)[:, 1:]
+    if image_side is not None and head.fusion.kind != "text":
+        image = (image_side.float() @ text_embeddings.T / head.image_temperature).softmax(-1)
+    return Scores(fuse(text, image, is_base, head.fusion), text, image)
+
+
+def fuse(text: Tensor | None, image: Tensor | None, is_base: Tensor, fusion: Fusion) -> Tensor:
+    """Fuse two sides [R, C] into one score [R, C]; a side that is missing leaves the other."""
+    if text is None or image is None:
+        only = image if text is None else text
+        assert only is not None, "neither side is there"
+        return only
+    novel_weight = fusion.base_weight if fusion.kind == "uniform" else 1 - fusion.base_weight
+    weight = torch.where(is_base, fusion.base_weight, novel_weight).to(text)
+    # In logarithms: a float32 softmax underflows to 0, and 0 to a power has no gradient; the floor keeps order.
+    tiny = torch.finfo(torch.float32).tiny
+    return torch.exp(weight * text.clamp(min=tiny).log() + (1 - weight) * image.clamp(min=tiny).log())

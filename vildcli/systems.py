@@ -1,0 +1,67 @@
+"""Every published system is one row of this table; adding a system is adding a row.
+
+The rows differ only in where the text-side and the image-side region embeddings come from, in what is trained,
+and in how the two scores are fused. Backbone, teacher, prompts and vocabulary are arguments, orthogonal to the row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from vildcli.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One row.
+
+    Attributes:
+        text_side: whose embedding is scored with background, trained by cross-entropy on base categories.
+        image_side: whose embedding is scored without background; `shared` is the text side's own head, distilled
+            as well; `teacher` is the vision-language model on crops.
+        distilled: whether the L1 distillation loss is trained.
+        fusion: `text` and `image` take that side's softmax; `ensemble` is the geometric mean of ViLD §3.4.
+    """
+
+    name: str
+    summary: str
+    text_side: Literal["student", None]
+    image_side: Literal["student", "shared", "teacher", None]
+    distilled: bool
+    fusion: Literal["text", "image", "ensemble"]
+
+    @property
+    def trained(self) -> bool:
+        return self.text_side is not None or self.image_side in ("student", "shared")
+
+
+SYSTEMS: dict[str, System] = {
+    row.name: row
+    for row in (
+        System("vild-text", "cross-entropy against text", "student", None, False, "text"),
+        System("vild-image", "L1 distillation, no class loss", None, "student", True, "image"),
+        System("vild", "both losses, one head", "student", "shared", True, "text"),
+        System("vild-ensemble", "both losses, two heads", "student", "student", True, "ensemble"),
+        System(
+            "vild-text-clip", "text head + teacher on crops", "student", "teacher", False, "ensemble"
+        ),
+        System("clip-on-crops", "the teacher on crops, untrained", None, "teacher", False, "image"),
+    )
+}
+
+
+def find_system(name: str) -> System:
+    """The row of that name.
+
+    Raises:
+        ModelError: no such row; names the nearest.
+    """
+    if name not in SYSTEMS:
+        near = get_close_matches(name, SYSTEMS, n=1)
+        raise ModelError(
+            f"There is no system '{name}'.",
+            hint=f"Did you mean '{near[0]}'?" if near else f"Systems: {', '.join(SYSTEMS)}.",
+        )
+    return SYSTEMS[name]
