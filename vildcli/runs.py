@@ -85,7 +85,7 @@ def open_run(
     if (folder / RUN_FILE).exists():
         _refuse_another(folder, kind, settings)
         return "continued"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not _is_free(folder):
         raise RunError(
             f"{folder} is not empty and was not made by vildcli.",
             hint="Choose another --out; vildcli never deletes what it did not make.",
@@ -108,6 +108,15 @@ def open_run(
             hint="Choose another --out, or change the folder's permissions.",
         ) from error
     return "started"
+
+
+def is_run(folder: Path) -> bool:
+    """Whether vildcli wrote this folder: its run file says so."""
+    try:
+        header = json.loads((folder / RUN_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(header, dict) and "vildcli" in header
 
 
 def read_run(folder: Path, kind: str) -> dict[str, Any]:
@@ -141,17 +150,26 @@ def _refuse_another(folder: Path, kind: str, settings: Mapping[str, Any]) -> Non
     there = read_run(folder, kind)["settings"]
     differing = sorted(k for k in {*there, *settings} if there.get(k) != settings.get(k))
     if differing:
-        shown = "; ".join(f"{k}: {there.get(k)!r} there, {settings.get(k)!r} now" for k in differing)
+        shown = "; ".join(
+            f"{k}: {there.get(k)!r} there, {settings.get(k)!r} now" for k in differing
+        )
         raise RunError(
             f"{folder} holds a run with other settings ({shown}).",
             hint="Choose another --out, use the same settings, or --force to delete it.",
         )
 
 
+def _is_free(folder: Path) -> bool:
+    """Absent, or empty but for the run file that another process is writing at this moment."""
+    if not folder.is_dir():
+        return not folder.exists()
+    return all(path.name.startswith(f".{Path(RUN_FILE).stem}.") for path in folder.iterdir())
+
+
 def _delete_own(folder: Path) -> None:
-    if not folder.exists() or not any(folder.iterdir()):
+    if _is_free(folder):
         return
-    if not (folder / RUN_FILE).is_file():
+    if not is_run(folder):
         raise RunError(
             f"{folder} was not made by vildcli, so --force does not delete it.",
             hint="Choose another --out, or remove the folder yourself.",

@@ -70,12 +70,21 @@ SCHEMAS: dict[str, pa.Schema] = {
             (
                 "attributes",
                 pa.list_(
-                    pa.struct([("set", pa.string()), ("name", pa.string()), ("score", pa.float32())])
+                    pa.struct(
+                        [("set", pa.string()), ("name", pa.string()), ("score", pa.float32())]
+                    )
                 ),
             ),
         ]
     ),
 }
+_LABELLED_REGION = (
+    "image_id",
+    "region",
+    "box",
+    "objectness",
+    "mask",
+)  # no embeddings: they are large
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,35 +143,47 @@ def part_path(run: Path, table: str, unit: int) -> Path:
 
 def write_part(run: Path, table: str, unit: int, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write one part whole: beside its place, then renamed."""
-    schema = SCHEMAS[table].with_metadata({"format": str(RECORD_FORMAT)})
-    content = pa.Table.from_pylist(list(rows), schema=schema)
-    write_atomically(
-        part_path(run, table, unit), lambda path: pq.write_table(content, path, compression="zstd")
-    )
+    write_table(part_path(run, table, unit), SCHEMAS[table], rows)
 
 
-def read_part(run: Path, table: str, unit: int) -> pa.Table:
-    """One part of a run.
+def write_table(path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as Parquet that carries the record format."""
+    stamped = schema.with_metadata({"format": str(RECORD_FORMAT)})
+    content = pa.Table.from_pylist(list(rows), schema=stamped)
+    write_atomically(path, lambda beside: pq.write_table(content, beside, compression="zstd"))
+
+
+def read_part(run: Path, table: str, unit: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """One part of a run, or some of its columns; raises as `read_table` does."""
+    return read_table(part_path(run, table, unit), columns)
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """One Parquet file of records.
 
     Raises:
-        DataError: missing, damaged, or of a newer format.
+        DataError: missing or damaged.
+        RunError: of a newer format.
     """
-    path = part_path(run, table, unit)
     try:
-        content = pq.ParquetFile(path).read()
+        file = pq.ParquetFile(path)
+        _refuse_newer(path, file.schema_arrow.metadata)
+        return file.read(columns=columns)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing.", hint="Run the same detect command again.") from error
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
             f"{path} is damaged: {error}.", hint="Delete it and run the same detect command again."
         ) from error
-    written = int((content.schema.metadata or {}).get(b"format", b"0"))
+
+
+def _refuse_newer(path: Path, metadata: Mapping[bytes, bytes] | None) -> None:
+    written = int((metadata or {}).get(b"format", b"0"))
     if written > RECORD_FORMAT:
         raise RunError(
             f"{path} has format {written}; this vildcli reads up to {RECORD_FORMAT}.",
             hint="Update vildcli.",
         )
-    return content
 
 
 def done_units(run: Path) -> list[int]:
@@ -170,17 +191,25 @@ def done_units(run: Path) -> list[int]:
     return sorted(int(path.stem) for path in (run / "images").glob("[0-9]*.parquet"))
 
 
-def iter_images(run: Path) -> Iterator[ImageRecord]:
-    """Every image of the finished units in plan order, one unit in memory at a time."""
-    for unit in done_units(run):
+def is_done(run: Path, unit: int) -> bool:
+    """Whether a unit needs no work: its commit mark is there, and so is what it vouches for."""
+    return all(part_path(run, table, unit).exists() for table in SCHEMAS)
+
+
+def iter_images(run: Path, units: Sequence[int] | None = None) -> Iterator[ImageRecord]:
+    """Every image of the finished (or given) units in plan order, one unit in memory at a time."""
+    for unit in done_units(run) if units is None else units:
         for row in read_part(run, "images", unit).to_pylist():
             yield ImageRecord(**row)
 
 
-def iter_labelled_images(run: Path) -> Iterator[LabelledImage]:
-    """Every image of the finished units with its labels, best first; one unit in memory at a time."""
-    for unit in done_units(run):
-        regions = _regions_by_key(read_part(run, "regions", unit))
+def iter_labelled_images(run: Path, units: Sequence[int] | None = None) -> Iterator[LabelledImage]:
+    """Every image of the finished (or given) units with its labels, best first, unit by unit.
+
+    A reader that goes through a run twice while it grows gives the units it started with.
+    """
+    for unit in done_units(run) if units is None else units:
+        regions = _regions_by_key(read_part(run, "regions", unit, _LABELLED_REGION))
         labels: dict[int, list[LabelRecord]] = {}
         for row in read_part(run, "labels", unit).to_pylist():
             image_id = row.pop("image_id")
@@ -194,12 +223,11 @@ def iter_labelled_images(run: Path) -> Iterator[LabelledImage]:
 
 
 def _regions_by_key(table: pa.Table) -> dict[tuple[int, int], dict[str, Any]]:
-    columns = table.select(["image_id", "region", "box", "objectness", "mask"])
     return {
         (row["image_id"], row["region"]): {
             "box": tuple(row["box"]),
             "objectness": row["objectness"],
             "mask": np.frombuffer(row["mask"], np.uint8).reshape(MASK_SIDE, MASK_SIDE),
         }
-        for row in columns.to_pylist()
+        for row in table.to_pylist()
     }

@@ -1,0 +1,212 @@
+"""Opening a labelling run: a folder that is new, continued, or done. No torch.
+
+Written once: `run.json`, `vocabulary.yaml`. The plan follows the sources: a file that changed has
+its unit redone; files that turned up are reported, and appended when asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vildcli.errors import RunError
+from vildcli.labelling.plan import (
+    PLAN_FILE,
+    PlannedImage,
+    compare_plan,
+    make_plan,
+    read_plan,
+    source_roots,
+    write_plan,
+)
+from vildcli.labelling.records import (
+    FAILED,
+    RECORD_FORMAT,
+    ImageRecord,
+    is_done,
+    iter_images,
+    part_path,
+)
+from vildcli.labelling.sources import FoundImages
+from vildcli.runs import open_run, read_run, write_atomically
+from vildcli.vocabulary.category import Vocabulary
+from vildcli.vocabulary.files import save_vocabulary
+
+KIND = "labelling"
+VOCABULARY_FILE = "vocabulary.yaml"
+FAILED_FILE = "failed.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class LabellingRun:
+    """A run folder ready for `label_images`, and what was found in it.
+
+    Attributes:
+        state: new; continued, with units left to do; complete.
+        done: images of units that need no work.
+        changed: planned images whose file is another now; their units will be redone.
+        added, new: images found now that were not planned; appended, or only reported.
+        vanished: planned images whose file is gone.
+    """
+
+    folder: Path
+    state: Literal["new", "continued", "complete"]
+    plan: tuple[PlannedImage, ...]
+    done: int
+    changed: int = 0
+    added: int = 0
+    new: int = 0
+    vanished: int = 0
+
+
+def open_labelling_run(
+    out: Path,
+    found: FoundImages,
+    settings: Mapping[str, Any],
+    vocabulary: Vocabulary,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    force: bool = False,
+    add_new: bool = False,
+    limit: int | None = None,
+) -> LabellingRun:
+    """Start a run in `out`, or continue the one there.
+
+    Args:
+        out: absent, empty, or a run of the same settings and sources.
+        found: the images, as listed now.
+        settings: everything that decides the labels; the record format is added.
+        vocabulary: saved beside the records: what category ids stand for.
+        arguments: everything else worth remembering.
+        force: delete another vildcli folder there first.
+        add_new: append images that the plan does not have.
+        limit: most images that the plan may have.
+
+    Raises:
+        RunError: `out` holds something else, cannot be written, or holds the images themselves.
+    """
+    if force:
+        _keep_sources(out, found)
+    state = open_run(
+        out,
+        kind=KIND,
+        settings=labelling_settings(settings),
+        arguments={**(arguments or {}), "sources": {k: str(v) for k, v in found.roots.items()}},
+        force=force,
+    )
+    _refuse_other_sources(out, found)
+    try:
+        if not (out / VOCABULARY_FILE).exists():
+            save_vocabulary(vocabulary, out / VOCABULARY_FILE)
+        if not (out / PLAN_FILE).exists():
+            write_plan(out, make_plan(found.images[:limit]))
+            return _opened(out, "new" if state == "started" else "continued", read_plan(out))
+        return _continue(out, found, add_new=add_new, limit=limit)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def labelling_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the fingerprint of a labelling run covers."""
+    return {**settings, "record_format": RECORD_FORMAT}
+
+
+def check_out(out: Path) -> None:
+    """Refuse early, before a model is loaded, what could never be written or continued.
+
+    Raises:
+        RunError: not a folder, held by something else, of a newer format, or not writable.
+    """
+    if out.is_dir() and any(out.iterdir()):
+        read_run(out, KIND)
+    parent = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not parent.is_dir():
+        raise RunError(f"{parent} is not a folder.", hint="Choose another --out.")
+    if not os.access(parent, os.W_OK):
+        raise _unwritable(out, PermissionError("no permission to write"))
+
+
+def write_failures(run: Path) -> tuple[ImageRecord, ...]:
+    """List the failed images of a run, also as one JSON object a line in `failed.jsonl`."""
+    failed = tuple(image for image in iter_images(run) if image.status == FAILED)
+    file = run / FAILED_FILE
+    if not failed:
+        file.unlink(missing_ok=True)
+        return ()
+    rows = [
+        {k: asdict(image)[k] for k in ("image_id", "source", "path", "reason")} for image in failed
+    ]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_atomically(file, lambda path: _write_text(path, text))
+    return failed
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _keep_sources(out: Path, found: FoundImages) -> None:
+    folder = out.resolve()
+    for root in found.roots.values():
+        if folder in (root.resolve(), *root.resolve().parents):
+            raise RunError(
+                f"{out} holds the images themselves ({root}), so --force does not delete it.",
+                hint="Choose another --out.",
+            )
+
+
+def _refuse_other_sources(out: Path, found: FoundImages) -> None:
+    there = source_roots(out)
+    if dict(there) != found.roots:
+        was, now = (", ".join(map(str, roots.values())) for roots in (there, found.roots))
+        raise RunError(
+            f"{out} labels other sources ({was} there, {now} now).",
+            hint="Choose another --out; a run keeps the sources it was started with.",
+        )
+
+
+def _continue(out: Path, found: FoundImages, *, add_new: bool, limit: int | None) -> LabellingRun:
+    plan = read_plan(out)
+    changes = compare_plan(plan, found.images)
+    room = None if limit is None else max(0, limit - len(plan))
+    new = changes.new[:room]
+    # Marks first: killed between the two, the next call sees the change again.
+    for unit in {image.unit for image in changes.changed}:
+        part_path(out, "images", unit).unlink(missing_ok=True)
+    updated = {image.image_id: image for image in changes.changed}
+    followed = tuple(updated.get(image.image_id, image) for image in plan)
+    if add_new:
+        followed += make_plan(new, after=plan)
+    if followed != plan:
+        write_plan(out, followed)
+    return _opened(
+        out,
+        "continued",
+        followed,
+        changed=len(changes.changed),
+        added=len(new) if add_new else 0,
+        new=0 if add_new else len(new),
+        vanished=len(changes.vanished),
+    )
+
+
+def _opened(
+    out: Path,
+    state: Literal["new", "continued"],
+    plan: tuple[PlannedImage, ...],
+    **changes: int,
+) -> LabellingRun:
+    units = {image.unit: is_done(out, image.unit) for image in plan}
+    done = sum(units[image.unit] for image in plan)
+    return LabellingRun(out, "complete" if done == len(plan) else state, plan, done, **changes)
+
+
+def _unwritable(out: Path, error: OSError) -> RunError:
+    return RunError(
+        f"{out} cannot be written: {error.strerror or error}.",
+        hint="Choose another --out, or change the folder's permissions.",
+    )
