@@ -1,4 +1,4 @@
-"""Category and Vocabulary: the values every other part speaks of. Files are `files.py`'s business."""
+"""Category and Vocabulary: the values every other part speaks of. Files: `files.py`."""
 
 from __future__ import annotations
 
@@ -81,10 +81,8 @@ class Vocabulary:
         return {category.id: category for category in self.categories}
 
     def fingerprint(self) -> str:
-        """Hash of everything that can change a label; not of thresholds, definitions or provenance."""
-        relevant = [
-            (c.id, c.name, c.synset, c.synonyms, c.parent, c.base) for c in self.categories
-        ]
+        """Hash of all that can change a label; not of thresholds, definitions or provenance."""
+        relevant = [(c.id, c.name, c.synset, c.synonyms, c.parent, c.base) for c in self.categories]
         content = [relevant, {k: list(v) for k, v in self.attributes.items()}, self.negatives]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -119,4 +117,6 @@ def _without_empty(values: Mapping[str, Any]) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         return list(value) if isinstance(value, tuple) else value
 
-    return {k: plain(v) for k, v in values.items() if v is not None and v != () and v != [] and v != {}}
+    return {
+        k: plain(v) for k, v in values.items() if v is not None and v != () and v != [] and v != {}
+    }

@@ -1,0 +1,83 @@
+"""Prompts: the sentences that a name is put into before a text encoder reads it.
+
+A file holds one template a line; `{}` is the name and `{article}` is a or an. A line that starts
+with `#` is a comment, but `#: this-is` asks for ViLD's way of beginning "This is" (see `fill`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from vildcli.assets import prompts_file
+from vildcli.errors import VocabularyError
+from vildcli.vocabulary.names import article, clean_name
+
+_THIS_IS = "#: this-is"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """An ordered set of templates.
+
+    Attributes:
+        this_is: whether "This is" is put before sentences that begin with "a" or "the" (ViLD).
+    """
+
+    name: str
+    templates: tuple[str, ...]
+    this_is: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that can change a sentence; not of the name."""
+        content = json.dumps([self.templates, self.this_is])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def sentences(self, raw_name: str) -> list[str]:
+        """Put one raw name into every template, in order."""
+        return [fill(template, raw_name, this_is=self.this_is) for template in self.templates]
+
+
+def fill(template: str, raw_name: str, *, this_is: bool = True) -> str:
+    """Put a raw name into a template, as ViLD's published demo does.
+
+    The name is cleaned and loses a trailing "."; the article follows the raw name. With `this_is`,
+    a text that begins with "a" or "the" ("an embroidered ..." too) is prefixed by "This is".
+    """
+    # Not str.format: a name may hold braces.
+    named = (
+        clean_name(raw_name)
+        .rstrip(".")
+        .join(template.replace("{article}", article(raw_name)).split("{}"))
+    )
+    return f"This is {named}" if this_is and named.startswith(("a", "the")) else named
+
+
+def load_prompts(reference: str | Path) -> Prompts:
+    """Read a shipped set by name (`vild-63`, `clip-80`, `single`) or a text file.
+
+    Raises:
+        VocabularyError: not found, not text, no template, or one without a place for the name.
+    """
+    path = reference if isinstance(reference, Path) else prompts_file(reference)
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except OSError as error:
+        raise VocabularyError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise VocabularyError(f"{path} is not UTF-8 text.") from error
+    for number, line in enumerate(lines, start=1):
+        if line and not line.startswith("#") and "{}" not in line:
+            raise VocabularyError(
+                f"{path}, line {number}: the template '{line}' has no {{}} for the name.",
+                hint="Write for example: a photo of {article} {}.",
+            )
+    templates = tuple(line for line in lines if line and not line.startswith("#"))
+    if not templates:
+        raise VocabularyError(
+            f"{path} holds no template.", hint="Write one a line: a photo of {article} {}."
+        )
+    return Prompts(path.stem, templates, this_is=_THIS_IS in lines)
