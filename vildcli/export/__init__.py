@@ -1,1 +1,7 @@
-"""Records to the formats of other tools. No torch."""
+"""Records to the formats of other tools. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from vildcli.export.coco import export_coco
+
+EXPORTERS = {"coco": export_coco}

@@ -1,0 +1,99 @@
+"""`vildcli export`: a run's labels for other tools."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vildcli import console
+from vildcli.errors import RunError
+
+if TYPE_CHECKING:
+    from vildcli.export.coco import Geometry
+
+EXAMPLE = """\
+\b
+Example:
+  vildcli export runs/photos --to coco --geometry polygon --conf 0.5
+"""
+
+
+def _known_format(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    from vildcli.export import EXPORTERS
+
+    if value not in EXPORTERS:
+        raise click.BadParameter(f"{value!r} is none of: {', '.join(EXPORTERS)}.")
+    return value
+
+
+@click.command(epilog=EXAMPLE)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    "target",
+    default="coco",
+    show_default=True,
+    callback=_known_format,
+    help="Format: coco.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="File to write.  [default: RUN/coco.json]"
+)
+@click.option(
+    "--geometry",
+    type=click.Choice(["box", "polygon", "rle"]),
+    default="rle",
+    show_default=True,
+    help="What the segmentation holds.",
+)
+@click.option(
+    "--conf",
+    type=click.FloatRange(0, 1),
+    help="Score from which labels are written.  [default: the vocabulary's, the model's, 0.3]",
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder that file names are relative to, where the images have moved.",
+)
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def command(
+    run: Path,
+    target: str,
+    out: Path | None,
+    geometry: Geometry,
+    conf: float | None,
+    images: Path | None,
+    force: bool,
+    as_json: bool,
+) -> int:
+    """Write a run's labels for other tools.
+
+    Labels below the threshold stay in the run; export again with another --conf at any time.
+    """
+    from vildcli.export import EXPORTERS
+
+    out = out or run / f"{target}.json"
+    if out.exists() and not force:
+        raise RunError(f"{out} exists.", hint="Choose another --out, or --force to overwrite it.")
+    summary = EXPORTERS[target](run, out, geometry=geometry, conf=conf, images_root=images)
+    if summary.units_done < summary.units_total:
+        console.warn(
+            f"{run} is not complete: {summary.units_done} of {summary.units_total} units are done."
+        )
+    if as_json:
+        click.echo(json.dumps({**asdict(summary), "out": str(out.absolute())}))
+        return 0
+    console.say(
+        f"{summary.labels} labels on {summary.images} images, {summary.hidden} hidden by threshold."
+    )
+    if summary.failed:
+        console.say(f"{summary.failed} failed images are left out.")
+    console.say(f"Wrote {out}")
+    console.say(f"Next: {click.get_current_context().find_root().info_name} review {run}")
+    return 0

@@ -1,0 +1,176 @@
+"""From the stored 28x28 mask of a region to pixels, COCO RLE and polygons. No torch.
+
+A stored mask is a field of probabilities over its box: its 28x28 values sit at the centres of
+28x28 equal cells, bilinear between them, falling to zero within one cell beyond the outer centres.
+A pixel belongs to the object where the field at the pixel's centre reaches the threshold. That is
+detectron2's form (`grid_sample`, `align_corners=False`), which keeps boxes sub-pixel, where
+torchvision's rounds them first. RLE samples the field; polygons are its level set, so that their
+number of points does not grow with the photograph.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, cast
+
+import contourpy
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+Box = Sequence[float]
+Floats = NDArray[np.float64]
+Offsets = NDArray[np.uint32]
+MASK_THRESHOLD = 0.5
+_SMALLEST_SIDE = (
+    1e-3  # pixels; a degenerate box is widened to it so that nothing is divided by zero
+)
+
+
+def paste_mask(
+    mask: NDArray[np.uint8],
+    box: Box,
+    height: int,
+    width: int,
+    threshold: float = MASK_THRESHOLD,
+) -> tuple[NDArray[np.bool_], tuple[int, int]]:
+    """Paste a region mask onto the pixels of its image.
+
+    Args:
+        mask: [28, 28] probability x 255, relative to `box`.
+        box: x1 y1 x2 y2 in pixels, any part of it outside the image or without area.
+        height: of the image, pixels.
+        width: of the image, pixels.
+        threshold: in 0-1; a pixel is set from it on.
+
+    Returns:
+        The pasted crop, bool [h, w] with h, w >= 1, and the column and row of its first pixel.
+    """
+    x, y, x2, y2 = _pixel_window(box, height, width)
+    columns, rows = (np.arange(*span, dtype=np.float64) + 0.5 for span in ((x, x2), (y, y2)))
+    return _sample(mask, box, columns, rows) >= threshold, (x, y)
+
+
+def object_mask(
+    mask: NDArray[np.uint8], box: Box, height: int, width: int
+) -> tuple[NDArray[np.bool_], tuple[int, int]]:
+    """`paste_mask`, but never empty: a mask that reaches no pixel becomes its box's rectangle."""
+    crop, corner = paste_mask(mask, box, height, width)
+    return (crop if crop.any() else np.ones_like(crop)), corner
+
+
+def full_frame(
+    crop: NDArray[np.bool_], corner: tuple[int, int], height: int, width: int
+) -> NDArray[np.bool_]:
+    """Put a pasted crop into an otherwise empty image, bool [height, width]."""
+    frame = np.zeros((height, width), bool)
+    x, y = corner
+    frame[y : y + crop.shape[0], x : x + crop.shape[1]] = crop
+    return frame
+
+
+def crop_to_rle(
+    crop: NDArray[np.bool_], corner: tuple[int, int], height: int, width: int
+) -> dict[str, Any]:
+    """Encode a pasted crop as COCO's compressed RLE of the whole image, which is never made."""
+    h, w = crop.shape
+    # COCO runs down the columns; here each of them ends in a pixel that is not set.
+    padded = np.zeros((w, h + 1), bool)
+    padded[:, :h] = crop.T
+    columns, rows = np.divmod(np.flatnonzero(np.diff(padded.ravel(), prepend=False)), h + 1)
+    bounds = (columns + corner[0]) * height + rows + corner[1]
+    # A run that reaches the bottom goes on at the top of the next column.
+    joined = np.flatnonzero(bounds[1:-1:2] == bounds[2::2]) * 2 + 1
+    bounds = np.delete(bounds, np.r_[joined, joined + 1])
+    counts = np.diff(bounds, prepend=0, append=height * width).tolist()
+    if counts[-1] == 0:
+        counts.pop()
+    size = [height, width]
+    encoded = coco_mask.frPyObjects({"size": size, "counts": counts}, height, width)
+    return {"size": size, "counts": encoded["counts"].decode("ascii")}
+
+
+def mask_to_rle(mask: NDArray[np.uint8], box: Box, height: int, width: int) -> dict[str, Any]:
+    """COCO's compressed RLE of a region mask (arguments as `paste_mask`), never empty."""
+    return crop_to_rle(*object_mask(mask, box, height, width), height, width)
+
+
+def mask_to_polygons(
+    mask: NDArray[np.uint8], box: Box, height: int, width: int
+) -> list[list[float]]:
+    """The outlines of a region mask as COCO polygons (arguments as `paste_mask`), never empty.
+
+    COCO polygons know no holes: a hole is cut open along a line of no width to its outer outline.
+
+    Returns:
+        One flat list x y x y … a part, pixels within the image, 3 points or more and some area.
+    """
+    columns = _grid_lines(box[0], box[2], mask.shape[1], width)
+    rows = _grid_lines(box[1], box[3], mask.shape[0], height)
+    field = _sample(mask, box, columns, rows)
+    contours = contourpy.contour_generator(
+        columns, rows, field, fill_type=contourpy.FillType.OuterOffset
+    )
+    parts = cast("tuple[list[Floats], list[Offsets]]", contours.filled(MASK_THRESHOLD, np.inf))
+    outlines = [np.round(_without_holes(*part), 2) for part in zip(*parts, strict=True)]
+    polygons = [outline[:-1].ravel().tolist() for outline in outlines if _area(outline) > 0]
+    return polygons or [box_to_polygon(box, height, width)]
+
+
+def box_to_polygon(box: Box, height: int, width: int) -> list[float]:
+    """The corners of a box cut at the image's borders; without area there, of a pixel near it."""
+    x, x2 = np.clip(box[::2], 0, width).tolist()
+    y, y2 = np.clip(box[1::2], 0, height).tolist()
+    if x2 - x < _SMALLEST_SIDE or y2 - y < _SMALLEST_SIDE:
+        x, y, x2, y2 = (float(side) for side in _pixel_window(box, height, width))
+    return [x, y, x2, y, x2, y2, x, y2]
+
+
+def _sample(mask: NDArray[np.uint8], box: Box, columns: Floats, rows: Floats) -> Floats:
+    """The mask's field at those columns and rows (pixels of the image), in 0-1."""
+    across = _interpolation(columns, box[0], box[2], mask.shape[1])
+    down = _interpolation(rows, box[1], box[3], mask.shape[0])
+    return down @ (mask / 255.0) @ across.T
+
+
+def _interpolation(places: Floats, low: float, high: float, size: int) -> Floats:
+    """Weights [places, size] of linear interpolation between the centres of the cells."""
+    side = max(high - low, _SMALLEST_SIDE)
+    index = (places - low) / side * size - 0.5
+    weights: Floats = np.maximum(0, 1 - np.abs(index[:, None] - np.arange(size)))
+    return weights
+
+
+def _pixel_window(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
+    """The pixels that a box touches, x1 y1 x2 y2, within the image and at least one."""
+    x = min(max(int(np.floor(box[0])), 0), width - 1)
+    y = min(max(int(np.floor(box[1])), 0), height - 1)
+    x2 = max(min(int(np.ceil(box[2])), width), x + 1)
+    y2 = max(min(int(np.ceil(box[3])), height), y + 1)
+    return x, y, x2, y2
+
+
+def _grid_lines(low: float, high: float, size: int, limit: int) -> Floats:
+    """Where the field's cell centres lie, one more on each side, cut at the image's borders."""
+    side = max(high - low, _SMALLEST_SIDE)
+    lines = low + (np.arange(-1, size + 1) + 0.5) * side / size
+    lines = np.unique(np.clip(lines, 0, limit))
+    return lines if len(lines) > 1 else np.array([0.0, limit])
+
+
+def _without_holes(points: Floats, offsets: Offsets) -> Floats:
+    """Join each hole to the outline by a bridge between their nearest points; closed, [n, 2]."""
+    outline = points[offsets[0] : offsets[1]]
+    for start, end in itertools.pairwise(offsets[1:]):
+        hole = points[start : end - 1]
+        distances = ((outline[:, None] - hole) ** 2).sum(axis=2)
+        here, there = np.unravel_index(distances.argmin(), distances.shape)
+        ring = np.roll(hole, -int(there), axis=0)
+        outline = np.concatenate([outline[: here + 1], ring, ring[:1], outline[here:]])
+    return outline
+
+
+def _area(closed: Floats) -> float:
+    x, y = closed.T
+    return float(abs(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2)
