@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from vildcli.console import Advance
 from vildcli.errors import NothingToDoError
 from vildcli.runs import open_run, write_atomically
 from vildcli.vocabulary.category import Category, Vocabulary
+from vildcli.vocabulary.files import save_vocabulary
 from vildcli.world.annotations import lvis_content
 from vildcli.world.captions import caption_background, caption_objects
 from vildcli.world.quotas import (
@@ -129,7 +129,7 @@ def draw_world(
     if not world.is_complete:
         _draw_train(world, images, brush)
         _draw_val(world, val_images, brush)
-        write_atomically(world.vocabulary, lambda path: _write_vocabulary(path, sprites))
+        save_vocabulary(_vocabulary(sprites), world.vocabulary)
         _draw_captions(world, caption_images, brush)
     return world
 
@@ -181,20 +181,15 @@ def _draw(
         yield file_name, scene
 
 
-def _write_vocabulary(path: Path, kind: SpriteKind) -> None:
+def _vocabulary(kind: SpriteKind) -> Vocabulary:
     sheet = load_sprites()
-    # Emoji have colours of their own, so nothing says which colour one is.
-    attributes: Mapping[str, tuple[str, ...]] = (
-        {"colour": tuple(sheet.palette)} if kind == "shapes" else {}
-    )
     categories = tuple(
         Category(id=s.id, name=s.name, synset=s.synset, frequency=s.frequency)
         for s in sheet.sprites
     )
-    vocabulary = Vocabulary("small-world", categories, attributes)
-    content = {"format": "vildcli-vocabulary/1", **vocabulary.as_dict()}
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    path.write_text(text, encoding="utf-8")
+    # Emoji have colours of their own, so nothing says which colour one is.
+    attributes = {"colour": tuple(sheet.palette)} if kind == "shapes" else {}
+    return Vocabulary("small-world", categories, attributes)
 
 
 def _write_json(path: Path, content: Any) -> None:
