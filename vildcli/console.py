@@ -6,9 +6,12 @@ Tables sent to a pipe are plain and never cut; progress bars vanish where stderr
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -30,6 +33,16 @@ _PLAIN_WIDTH = 10_000  # no line of a pipe is ever folded
 def _console() -> Console:
     terminal = sys.stderr.isatty()
     return Console(stderr=True, width=None if terminal else _PLAIN_WIDTH, highlight=False)
+
+
+def program() -> str:
+    """How this program was called, so that a suggested command can be pasted."""
+    called = Path(sys.argv[0])
+    if called.parts[-2:] == ("vildcli", "__main__.py"):
+        return "python -m vildcli"
+    if called.name != "vildcli" or shutil.which("vildcli") == str(called):
+        return "vildcli"
+    return os.path.relpath(called)
 
 
 def say(message: str = "") -> None:

@@ -91,7 +91,9 @@ def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
             image.load()
             return _as_rgb(_upright(image))
     except UnidentifiedImageError as error:
-        raise DataError(f"{name}: not a JPEG, PNG, GIF, BMP, TIFF or WebP image.") from error
+        raise DataError(
+            f"{name}: not a readable JPEG, PNG, GIF, BMP, TIFF or WebP image."
+        ) from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: too many pixels ({_one_line(error)}).") from error
     except MemoryError:

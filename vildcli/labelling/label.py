@@ -26,7 +26,7 @@ from torch import Tensor
 
 from vildcli.errors import DataError, RunError
 from vildcli.labelling.images import DecodedImage, read_image
-from vildcli.labelling.plan import PlannedImage, image_path, read_plan, units_of
+from vildcli.labelling.plan import WHOLE, PlannedImage, Shard, image_path, read_plan, units_of
 from vildcli.labelling.records import FAILED, OK, is_done, read_part, write_part
 from vildcli.types import RegionLabels, Regions
 
@@ -54,17 +54,6 @@ class LabellingModel(Protocol):
 
     @property
     def labeller(self) -> RegionLabeller: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Part `index` (from 1) of `count`: the units index, index + count, …"""
-
-    index: int = 1
-    count: int = 1
-
-    def holds(self, unit: int) -> bool:
-        return unit % self.count == self.index - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +117,7 @@ def label_images(
     workers: int = 2,
     advance: Callable[[int], None] = lambda images: None,
     forecast: Callable[[float], None] = lambda seconds: None,
-    shard: Shard = Shard(),
+    shard: Shard = WHOLE,
     skipped: int = 0,
 ) -> tuple[LabellingSummary, StageSeconds]:
     """Label every image of the plan whose unit is not done, and commit unit by unit.
@@ -188,7 +177,7 @@ class _Progress:
     def __call__(self, images: int) -> None:
         first = self._done == 0
         self._done += images
-        if first:
+        if first and self._done < self._total:
             a_second = self._done / (time.perf_counter() - self._begin)
             self._forecast((self._total - self._done) / a_second)
         self._advance(images)
@@ -224,7 +213,7 @@ def _read(path: Path, name: str) -> DecodedImage | DataError:
     try:
         return read_image(path, name)
     except DataError as error:
-        return error.with_traceback(None)  # a traceback would keep the frames, and the file, alive
+        return error
 
 
 @dataclass(frozen=True, slots=True)

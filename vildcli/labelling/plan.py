@@ -44,6 +44,20 @@ class PlannedImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """Part `index` (from 1) of `count`: the units index, index + count, …"""
+
+    index: int = 1
+    count: int = 1
+
+    def holds(self, unit: int) -> bool:
+        return unit % self.count == self.index - 1
+
+
+WHOLE = Shard()
+
+
+@dataclass(frozen=True, slots=True)
 class PlanChanges:
     """How the files of a plan differ from those found now.
 

@@ -16,7 +16,9 @@ from typing import Any, Literal
 from vildcli.errors import RunError
 from vildcli.labelling.plan import (
     PLAN_FILE,
+    WHOLE,
     PlannedImage,
+    Shard,
     compare_plan,
     make_plan,
     read_plan,
@@ -47,7 +49,7 @@ class LabellingRun:
 
     Attributes:
         state: new; continued, with units left to do; complete.
-        done: images of units that need no work.
+        done_units: units that need no work.
         changed: planned images whose file is another now; their units will be redone.
         added, new: images found now that were not planned; appended, or only reported.
         vanished: planned images whose file is gone.
@@ -56,11 +58,21 @@ class LabellingRun:
     folder: Path
     state: Literal["new", "continued", "complete"]
     plan: tuple[PlannedImage, ...]
-    done: int
+    done_units: frozenset[int]
     changed: int = 0
     added: int = 0
     new: int = 0
     vanished: int = 0
+
+    def units_left(self, shard: Shard = WHOLE) -> frozenset[int]:
+        """Units of a shard that are still to be labelled."""
+        units = {image.unit for image in self.plan if shard.holds(image.unit)}
+        return frozenset(units) - self.done_units
+
+    def left(self, shard: Shard = WHOLE) -> int:
+        """Images of those units."""
+        units = self.units_left(shard)
+        return sum(image.unit in units for image in self.plan)
 
 
 def open_labelling_run(
@@ -200,9 +212,9 @@ def _opened(
     plan: tuple[PlannedImage, ...],
     **changes: int,
 ) -> LabellingRun:
-    units = {image.unit: is_done(out, image.unit) for image in plan}
-    done = sum(units[image.unit] for image in plan)
-    return LabellingRun(out, "complete" if done == len(plan) else state, plan, done, **changes)
+    units = {image.unit for image in plan}
+    done = frozenset(unit for unit in units if is_done(out, unit))
+    return LabellingRun(out, "complete" if done == units else state, plan, done, **changes)
 
 
 def _unwritable(out: Path, error: OSError) -> RunError:
