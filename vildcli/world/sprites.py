@@ -27,7 +27,7 @@ EMOJI_FONTS = (
 )
 
 Colour = tuple[int, int, int, int]
-Shape = Sequence[Any]
+Shape = tuple[Any, ...]  # kind, colour, numbers
 SpriteKind = Literal["shapes", "emoji"]
 
 
@@ -71,7 +71,7 @@ def load_sprites() -> SpriteSheet:
         palette={name: _rgba(code) for name, code in content["palette"].items()},
         fixed={name: _rgba(code) for name, code in content["fixed"].items()},
         textures=tuple(content["textures"]),
-        distractors=tuple(tuple(shapes) for shapes in content["distractors"]),
+        distractors=tuple(_shapes(shapes) for shapes in content["distractors"]),
     )
 
 
@@ -106,8 +106,12 @@ def _sprite(number: int, row: Mapping[str, Any]) -> Sprite:
         definition=row["def"],
         emoji=row["emoji"],
         frequency=_frequency(number),
-        shapes=tuple(row["shapes"]),
+        shapes=_shapes(row["shapes"]),
     )
+
+
+def _shapes(rows: Sequence[Sequence[Any]]) -> tuple[Shape, ...]:
+    return tuple(tuple(row) for row in rows)
 
 
 def _frequency(number: int) -> str:
