@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import open_clip
+import pytest
+import torch
+
+from tiny_clip import tiny_clip, tiny_config
+from vildcli.errors import ModelError
+from vildcli.text import encoder as encoder_module
+from vildcli.text.encoder import (
+    OpenClipTextEncoder,
+    text_encoder_from_state,
+    text_tower_state,
+)
+
+PROMPTS = [
+    "a photo of a cat.",
+    "This is a low resolution photo of the hard to see aerosol can in the scene.",
+    "x",
+    "a photo of a cat.",
+    "word " * 200,  # cut by the tokenizer at the context length
+]
+
+
+def make_encoder(custom_text: bool = False, **text) -> OpenClipTextEncoder:
+    config = tiny_config(**text)
+    return OpenClipTextEncoder(
+        tower=tiny_clip(config, custom_text=custom_text),
+        tokenizer=open_clip.SimpleTokenizer(context_length=77),
+        config=config,
+        identity="tiny",
+        temperature=0.07,
+    )
+
+
+def reference(encoder: OpenClipTextEncoder, prompts: list[str]) -> torch.Tensor:
+    with torch.inference_mode():
+        return encoder.tower.encode_text(encoder.tokenizer(prompts))
+
+
+def positions_seen(encoder: OpenClipTextEncoder) -> list[int]:
+    """Token positions of every batch that the tower is asked to read."""
+    seen: list[int] = []
+    embed = encoder.tower.get_submodule(
+        "token_embedding" if hasattr(encoder.tower, "token_embedding") else "text.token_embedding"
+    )
+    embed.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[1]))
+    return seen
+
+
+@pytest.mark.parametrize("custom_text", [False, True])
+def test_the_causal_cut_equals_encode_text(custom_text):
+    encoder = make_encoder(custom_text)
+    torch.testing.assert_close(
+        encoder.encode(PROMPTS), reference(encoder, PROMPTS), atol=1e-5, rtol=0
+    )
+
+
+def test_the_cut_reads_no_padding_and_equal_prompts_once():
+    encoder = make_encoder()
+    seen = positions_seen(encoder)
+    encoder.encode(["a cat", "a cat", "dog"])
+    assert seen == [4]  # start, a, cat, end
+
+
+def test_batches_hold_prompts_of_like_length(monkeypatch):
+    monkeypatch.setattr(encoder_module, "_BATCH", 2)
+    encoder = make_encoder()
+    seen = positions_seen(encoder)
+    prompts = ["a b c d e f g", "x", "a b c d e f h", "y"]
+    found = encoder.encode(prompts)
+    assert seen == [3, 9]
+    torch.testing.assert_close(found, reference(encoder, prompts), atol=1e-5, rtol=0)
+
+
+def test_a_tower_that_sees_every_position_is_not_cut():
+    encoder = make_encoder(custom_text=True, no_causal_mask=True)
+    seen = positions_seen(encoder)
+    found = encoder.encode(PROMPTS)
+    assert seen == [77]
+    torch.testing.assert_close(found, reference(encoder, PROMPTS), atol=1e-5, rtol=0)
+
+
+def test_a_tower_that_reads_the_last_position_is_not_cut():
+    encoder = make_encoder(custom_text=True, pool_type="last")
+    found = encoder.encode(PROMPTS)
+    torch.testing.assert_close(found, reference(encoder, PROMPTS), atol=1e-5, rtol=0)
+
+
+def test_a_tower_that_reads_a_named_end_token_is_cut():
+    encoder = make_encoder(custom_text=True, pool_type="eos", eos_id=49407)
+    seen = positions_seen(encoder)
+    found = encoder.encode(["a cat", "x"])
+    assert seen == [4]
+    torch.testing.assert_close(found, reference(encoder, ["a cat", "x"]), atol=1e-5, rtol=0)
+
+
+def test_a_class_token_forbids_the_cut():
+    encoder = make_encoder(custom_text=True, embed_cls=True, context_length=77)
+    found = encoder.encode(["a cat", "x"])
+    torch.testing.assert_close(found, reference(encoder, ["a cat", "x"]), atol=1e-5, rtol=0)
+
+
+def test_no_prompt_gives_no_row():
+    assert make_encoder().encode([]).shape == (0, 16)
+
+
+@pytest.mark.slow
+def test_the_causal_cut_equals_encode_text_of_vit_b_32():
+    config = open_clip.get_model_config("ViT-B-32")
+    encoder = OpenClipTextEncoder(
+        tiny_clip(config), open_clip.get_tokenizer("ViT-B-32"), config, "b32", 0.01
+    )
+    torch.testing.assert_close(
+        encoder.encode(PROMPTS), reference(encoder, PROMPTS), atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("custom_text", [False, True])
+def test_a_text_tower_travels_in_a_model_file(custom_text):
+    encoder = make_encoder(custom_text)
+    config, tensors = text_tower_state(encoder)
+    back = text_encoder_from_state(config, tensors)
+    assert (back.identity, back.temperature, back.width) == ("tiny", 0.07, 16)
+    assert not any(key.startswith("visual") for key in tensors)
+    torch.testing.assert_close(back.encode(PROMPTS), encoder.encode(PROMPTS), atol=0, rtol=0)
+    again, _ = text_tower_state(back)
+    assert again == config
+
+
+def test_a_public_tower_stays_outside_the_model_file():
+    encoder = make_encoder()
+    public = OpenClipTextEncoder(
+        encoder.tower, encoder.tokenizer, encoder.config, "hash", 0.01, "ViT-B-32:openai"
+    )
+    assert text_tower_state(public) == (
+        {"identity": "hash", "temperature": 0.01, "reference": "ViT-B-32:openai"},
+        {},
+    )
+
+
+def test_other_public_weights_than_then_are_refused(monkeypatch):
+    monkeypatch.setattr(
+        encoder_module, "load_text_encoder", lambda reference, offline: make_encoder()
+    )
+    with pytest.raises(ModelError) as error:
+        text_encoder_from_state({"reference": "ViT-B-32:openai", "identity": "then"}, {})
+    assert str(error.value) == (
+        "The weights of ViT-B-32:openai here are not those that the model was made with."
+    )
+
+
+def test_a_damaged_tower_is_refused():
+    config, tensors = text_tower_state(make_encoder())
+    del tensors["ln_final.weight"]
+    with pytest.raises(ModelError, match=r"text tower is damaged: .*ln_final\.weight"):
+        text_encoder_from_state(config, tensors)

@@ -1,0 +1,217 @@
+"""The text bank: one unit vector a name, and its cache.
+
+    sentence embeddings → normalised → mean over the templates → normalised     one vector a name or
+    synonym vectors of the name and its synonyms → mean → normalised                    one vector a
+    category
+
+A synonym thus weighs as much as the name. ViLD says that synonyms are used and not how they are
+pooled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from vildcli.assets import cache_folder
+from vildcli.errors import VocabularyError
+from vildcli.runs import write_atomically
+from vildcli.text.encoder import TextEncoder
+from vildcli.text.templates import Prompts
+from vildcli.vocabulary.category import Category
+from vildcli.vocabulary.names import names_of
+
+BANK_FORMAT = 1
+CLIP_TEMPERATURE = 0.01  # OpenAI's CLIP; what a bare .npy of its vectors is scored with
+_FORMAT_NAME = "vildcli-text-bank"
+_NAMES_AT_ONCE = 64  # bounds the sentence embeddings in memory: 64 x 63 x 512 floats are 8 MB
+
+
+@dataclass(frozen=True, slots=True)
+class TextBank:
+    """Names and their embeddings.
+
+    Attributes:
+        names: C names, raw.
+        embeddings: [C, D] unit norm, float32.
+        temperature: τ that they are scored with.
+        encoder: identity of the text encoder, or of the file they came from.
+        prompts: fingerprint of the prompts, empty where unknown.
+    """
+
+    names: tuple[str, ...]
+    embeddings: Tensor
+    temperature: float
+    encoder: str
+    prompts: str
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.embeddings.shape)
+        assert shape[:-1] == (len(self.names),), f"{len(self.names)} names, embeddings {shape}"
+
+
+def embed_categories(
+    categories: Sequence[Category], encoder: TextEncoder, prompts: Prompts, cache: bool = True
+) -> Tensor:
+    """Embed categories, name and synonyms through every template: [C, D], unit norm, float32.
+
+    With `cache`, the result is kept in the cache folder by encoder, prompts and names; deleting it
+    is safe.
+    """
+    names = [names_of(category) for category in categories]
+    if not names:
+        return torch.empty(0, encoder.width)
+    path = _cache_path(names, encoder, prompts)
+    if cache and (cached := _read_cached(path, len(names), encoder.width)) is not None:
+        return cached
+    flat = [name for group in names for name in group]
+    by_name = torch.cat(
+        [
+            _embed_names(flat[start : start + _NAMES_AT_ONCE], encoder, prompts)
+            for start in range(0, len(flat), _NAMES_AT_ONCE)
+        ]
+    )
+    groups = torch.split(by_name, [len(group) for group in names])
+    embeddings = normalize(torch.stack([group.mean(dim=0) for group in groups]), dim=-1)
+    if cache:
+        _write_cached(path, embeddings)
+    return embeddings
+
+
+def save_text_bank(bank: TextBank, path: Path) -> None:
+    metadata = {
+        "format": f"{_FORMAT_NAME}/{BANK_FORMAT}",
+        "names": json.dumps(bank.names, ensure_ascii=False),
+        "temperature": repr(bank.temperature),
+        "encoder": bank.encoder,
+        "prompts": bank.prompts,
+    }
+    tensors = {"embeddings": bank.embeddings.contiguous()}
+    write_atomically(path, lambda beside: save_file(tensors, beside, metadata))
+
+
+def load_text_bank(
+    path: Path, names: Sequence[str] | None = None, *, temperature: float = CLIP_TEMPERATURE
+) -> TextBank:
+    """Read a bank of `vildcli embed`, or a plain `.npy` of one row a name.
+
+    Rows are normalised on the way in, so that a file of raw encoder output (float16 too) serves as
+    well.
+
+    Args:
+        names: for a `.npy`, the names of its rows in order; else the names wanted, in the order
+            wanted.
+        temperature: for a `.npy`, which carries none.
+
+    Raises:
+        VocabularyError: unreadable, of a newer format, a row count that is not the names', a name
+            that is not in the bank.
+    """
+    if path.suffix == ".npy":
+        return _load_npy(path, names, temperature)
+    bank = _load_own(path)
+    if names is None:
+        return bank
+    rows = {name: row for row, name in enumerate(bank.names)}
+    if missing := [name for name in names if name not in rows]:
+        raise VocabularyError(
+            f"{path} lacks {len(missing)} of {len(names)} names: {', '.join(missing[:5])}.",
+            hint="Make it from the same vocabulary: vildcli embed VOCAB --out FILE",
+        )
+    chosen = bank.embeddings[[rows[name] for name in names]]
+    return TextBank(tuple(names), chosen, bank.temperature, bank.encoder, bank.prompts)
+
+
+def _embed_names(names: Sequence[str], encoder: TextEncoder, prompts: Prompts) -> Tensor:
+    """One unit vector a name, [len(names), D]."""
+    sentences = [sentence for name in names for sentence in prompts.sentences(name)]
+    encoded = normalize(encoder.encode(sentences), dim=-1)
+    return normalize(encoded.view(len(names), -1, encoder.width).mean(dim=1), dim=-1)
+
+
+def _cache_path(names: Sequence[Sequence[str]], encoder: TextEncoder, prompts: Prompts) -> Path:
+    content = json.dumps([BANK_FORMAT, encoder.identity, prompts.fingerprint, names])
+    key = hashlib.sha256(content.encode()).hexdigest()[:32]
+    return cache_folder() / "text" / f"{key}.safetensors"
+
+
+def _read_cached(path: Path, count: int, width: int) -> Tensor | None:
+    try:
+        found: Tensor = load_file(path)["embeddings"]
+    except (SafetensorError, OSError, KeyError):
+        return None  # absent or damaged: it is made again
+    return found if found.shape == (count, width) else None
+
+
+def _write_cached(path: Path, embeddings: Tensor) -> None:
+    try:
+        write_atomically(path, lambda beside: save_file({"embeddings": embeddings}, beside))
+    except (OSError, SafetensorError):
+        return  # a cache that cannot be written costs time, not the result
+
+
+def _load_npy(path: Path, names: Sequence[str] | None, temperature: float) -> TextBank:
+    if names is None:
+        raise VocabularyError(
+            f"{path} does not say which names its rows are.",
+            hint="Give the vocabulary with --vocab.",
+        )
+    try:
+        raw = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise VocabularyError(f"{path} is not a readable .npy file: {error}.") from error
+    if raw.ndim != 2 or not np.issubdtype(raw.dtype, np.floating):
+        raise VocabularyError(f"{path} holds {raw.dtype} of shape {raw.shape}, not one row a name.")
+    if len(raw) != len(names):
+        raise VocabularyError(
+            f"{path} has {len(raw)} rows and the vocabulary {len(names)} names.",
+            hint="The rows must be the vocabulary's names, in its order.",
+        )
+    rows = torch.from_numpy(raw.astype(np.float32))
+    return TextBank(tuple(names), _unit_rows(path, rows), temperature, _hash_of(raw.tobytes()), "")
+
+
+def _load_own(path: Path) -> TextBank:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            name, _, version = about.get("format", "").partition("/")
+            if name != _FORMAT_NAME:
+                raise VocabularyError(
+                    f"{path} is not a text bank.", hint="Make one: vildcli embed VOCAB --out FILE"
+                )
+            if int(version) > BANK_FORMAT:
+                raise VocabularyError(
+                    f"{path} has format {version}; this vildcli reads up to {BANK_FORMAT}.",
+                    hint="Update vildcli.",
+                )
+            embeddings = file.get_tensor("embeddings").float()
+    except (SafetensorError, OSError) as error:
+        raise VocabularyError(f"{path} is not a readable text bank: {error}.") from error
+    return TextBank(
+        names=tuple(json.loads(about["names"])),
+        embeddings=_unit_rows(path, embeddings),
+        temperature=float(about["temperature"]),
+        encoder=about["encoder"],
+        prompts=about["prompts"],
+    )
+
+
+def _unit_rows(path: Path, rows: Tensor) -> Tensor:
+    if not torch.isfinite(rows).all() or not rows.any(dim=1).all():
+        raise VocabularyError(f"{path} has a row that is zero or not finite.")
+    return normalize(rows, dim=-1)
+
+
+def _hash_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
