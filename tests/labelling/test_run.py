@@ -224,3 +224,9 @@ def test_every_part_has_its_schema(tmp_path: Path) -> None:
     run = labelled(tmp_path / "run", draw_images(tmp_path / "photos", 1))
     for table, schema in SCHEMAS.items():
         assert read_part(run, table, 0).schema.equals(schema)
+
+
+def test_open__beside_another_process_that_is_just_starting(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".run.4711.json").touch()
+    assert opened(tmp_path / "run", draw_images(tmp_path / "photos", 1)).state == "new"

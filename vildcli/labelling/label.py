@@ -139,6 +139,7 @@ def label_images(
     begin = time.perf_counter()
     units = {u: images for u, images in units_of(read_plan(run)).items() if shard.holds(u)}
     pending = [image for u, images in units.items() if not is_done(run, u) for image in images]
+    resumed = sum(map(len, units.values())) - len(pending)
     labeller = _UnitLabeller(model, keep_regions, batch_size, StageSeconds())
     progress = _Progress(len(pending), advance, forecast)
     ahead = batch_size + workers  # with the batch in hand, all the decoded images there ever are
@@ -147,22 +148,40 @@ def label_images(
             rows = labeller.label(images, progress)
             with labeller.seconds.measure("write"):
                 _commit(run, unit, rows)
-    seconds = time.perf_counter() - begin
-    planned = sum(map(len, units.values()))
+    summary = summarise(run, units, resumed, time.perf_counter() - begin, skipped)
+    return summary, labeller.seconds
+
+
+def summarise(
+    run: Path,
+    units: Mapping[int, Sequence[Any]],
+    resumed: int,
+    seconds: float,
+    skipped: int = 0,
+) -> LabellingSummary:
+    """Count what finished units hold.
+
+    Args:
+        run: a labelling run.
+        units: the images of each unit to count.
+        resumed: how many of those images an earlier call had done.
+        seconds: what this call took.
+        skipped: files of the sources that are no images.
+    """
+    images = sum(map(len, units.values()))
     counts = _totals(run, units)
-    summary = LabellingSummary(
+    return LabellingSummary(
         run=str(run.resolve()),
-        images=planned,
+        images=images,
         labelled=counts[OK],
         failed=counts[FAILED],
         skipped=skipped,
-        resumed=planned - len(pending),
+        resumed=resumed,
         labels=counts["labels"],
         seconds=round(seconds, 3),
-        images_per_second=round(len(pending) / seconds, 3),
+        images_per_second=round((images - resumed) / seconds, 3),
         peak_rss_mib=_peak_rss_mib(),
     )
-    return summary, labeller.seconds
 
 
 class _Progress:
@@ -252,7 +271,7 @@ class _UnitLabeller:
                 labels = self.model.labeller.label(regions)
             with self.seconds.measure("write"):
                 rows.regions.extend(_region_rows(image_id, regions, labels, self.keep_regions))
-                rows.labels.extend(_label_rows(image_id, labels))
+                rows.labels.extend(label_rows(image_id, labels))
 
 
 def _image_row(planned: PlannedImage, decoded: DecodedImage) -> dict[str, Any]:
@@ -310,7 +329,8 @@ def _region_rows(
         }
 
 
-def _label_rows(image_id: int, labels: RegionLabels) -> Iterator[dict[str, Any]]:
+def label_rows(image_id: int, labels: RegionLabels) -> Iterator[dict[str, Any]]:
+    """One row a label of an image, best first."""
     columns: Mapping[str, Tensor | None] = {
         "region": labels.regions,
         "category_id": labels.category_ids,

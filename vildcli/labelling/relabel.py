@@ -1,0 +1,154 @@
+"""Stored regions to labels of another vocabulary: no image, no detector.
+
+Embeddings were rounded to float16 before they were scored for the first time, so that the same
+labeller gives the same bytes again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vildcli.errors import RunError
+from vildcli.labelling.label import LabellingSummary, RegionLabeller, label_rows, summarise
+from vildcli.labelling.plan import PLAN_FILE, read_plan, units_of
+from vildcli.labelling.records import done_units, is_done, part_path, read_part, write_part
+from vildcli.labelling.run import KIND, VOCABULARY_FILE, labelling_settings
+from vildcli.runs import open_run, read_run, write_atomically
+from vildcli.types import MASK_SIZE, Regions
+from vildcli.vocabulary.category import Vocabulary
+from vildcli.vocabulary.files import save_vocabulary
+
+HEAD_FILE = "regions/head.safetensors"
+
+
+def relabel_run(
+    run: Path,
+    labeller: RegionLabeller,
+    out: Path,
+    *,
+    settings: Mapping[str, Any],
+    vocabulary: Vocabulary,
+    default_conf: float | None = None,
+    force: bool = False,
+    advance: Callable[[int], None] = lambda images: None,
+) -> LabellingSummary:
+    """Label the stored regions of a run's finished units into a run of their own.
+
+    Image ids, region numbers and regions stay; the new run can be relabelled in its turn.
+
+    Args:
+        run: made with `--keep-regions`.
+        labeller: names the regions.
+        out: absent, empty, or an earlier call's folder with the same settings, which is continued.
+        settings: everything that decides the labels, as for `open_labelling_run`.
+        vocabulary: what the labeller's category ids stand for.
+        default_conf: the model's display threshold.
+        force: delete another vildcli folder at `out` first.
+        advance: told the number of images just done.
+
+    Raises:
+        RunError: the run has no stored embeddings, or `out` cannot be used.
+    """
+    begin = time.perf_counter()
+    header = _with_embeddings(run, out)
+    regions_of = header["settings"].get("regions_of", header["fingerprint"])
+    open_run(
+        out,
+        kind=KIND,
+        settings=labelling_settings({**settings, "keep_regions": True, "regions_of": regions_of}),
+        arguments={"sources": header["arguments"]["sources"], "default_conf": default_conf},
+        force=force,
+    )
+    save_vocabulary(vocabulary, out / VOCABULARY_FILE)
+    for file in (PLAN_FILE, HEAD_FILE):
+        _take_over(run / file, out / file)
+    done = set(done_units(run))
+    units = {u: images for u, images in units_of(read_plan(run)).items() if u in done}
+    resumed = 0
+    for unit, images in units.items():
+        if is_done(out, unit):
+            resumed += len(images)
+            continue
+        _relabel_unit(run, labeller, out, unit)
+        advance(len(images))
+    return summarise(out, units, resumed, time.perf_counter() - begin)
+
+
+def stored_regions(run: Path, unit: int) -> Iterator[tuple[int, Regions]]:
+    """Image id and regions of each image of a unit that has any, embeddings in float16."""
+    table = read_part(run, "regions", unit).combine_chunks()
+    columns: dict[str, Tensor | None] = {
+        "boxes": _rows(table, "box", 4),
+        "proposals": _rows(table, "proposal", 4),
+        "objectness": torch.from_numpy(table.column("objectness").to_numpy().copy()),
+        "masks": _masks(table),
+        "text_side": _rows(table, "text_side"),
+        "image_side": _rows(table, "image_side"),
+    }
+    image_ids = table.column("image_id").to_numpy()
+    ids, starts = np.unique(image_ids, return_index=True)
+    ends = np.append(starts, len(image_ids))[1:]
+    for image_id, start, end in zip(ids, starts, ends, strict=True):
+        part = {k: None if v is None else v[start:end] for k, v in columns.items()}
+        yield int(image_id), Regions(**part)  # type: ignore[arg-type]
+
+
+def _with_embeddings(run: Path, out: Path) -> dict[str, Any]:
+    header = read_run(run, KIND)
+    if not header["settings"].get("keep_regions"):
+        raise RunError(
+            f"{run} has no stored region embeddings.",
+            hint="Run detect with --keep-regions; its run can be relabelled as often as you like.",
+        )
+    if out.resolve() == run.resolve():
+        raise RunError(f"{out} is the run to relabel.", hint="Choose another --out.")
+    return header
+
+
+def _relabel_unit(run: Path, labeller: RegionLabeller, out: Path, unit: int) -> None:
+    rows = [
+        row
+        for image_id, regions in stored_regions(run, unit)
+        for row in label_rows(image_id, labeller.label(regions))
+    ]
+    _take_over(part_path(run, "regions", unit), part_path(out, "regions", unit))
+    write_part(out, "labels", unit, rows)
+    _take_over(part_path(run, "images", unit), part_path(out, "images", unit))
+
+
+def _take_over(source: Path, target: Path) -> None:
+    """Link a file that is never changed in place, or copy it to where links cannot reach."""
+
+    def link_or_copy(beside: Path) -> None:
+        try:
+            os.link(source, beside)
+        except OSError:
+            shutil.copyfile(source, beside)
+
+    write_atomically(target, link_or_copy)
+
+
+def _rows(table: pa.Table, name: str, width: int = -1) -> Tensor | None:
+    """[R, D] of a column of lists of one length; None where it is null throughout."""
+    column = table.column(name)
+    if len(column) == 0 or column.null_count:
+        return None if width < 0 else torch.zeros(0, width)
+    values: NDArray[Any] = pc.list_flatten(column).to_numpy()
+    return torch.from_numpy(values.reshape(len(column), width).copy())
+
+
+def _masks(table: pa.Table) -> Tensor:
+    values = np.frombuffer(b"".join(table.column("mask").to_pylist()), np.uint8)
+    return torch.from_numpy(values.reshape(-1, MASK_SIZE, MASK_SIZE).copy())
