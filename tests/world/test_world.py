@@ -211,7 +211,7 @@ def backgrounds(crops: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_draw_world__again_draws_nothing(world: World) -> None:
     calls: list[int] = []
-    draw_world(world.folder, **SMALL, seed=3, advance=lambda steps=1, note=None: calls.append(1))
+    draw_world(world.folder, **SMALL, seed=3, advance=lambda: calls.append(1))
     assert calls == []
 
 
@@ -225,9 +225,7 @@ def test_draw_world__an_unfinished_one_is_finished(world: World, tmp_path: Path)
 
     countdown = kill_after(15)
     with pytest.raises(Killed):
-        draw_world(
-            tmp_path / "w", **SMALL, seed=3, advance=lambda steps=1, note=None: next(countdown)
-        )
+        draw_world(tmp_path / "w", **SMALL, seed=3, advance=lambda: next(countdown))
     finished = draw_world(tmp_path / "w", **SMALL, seed=3)
     assert digests(finished.folder) == digests(world.folder)
 

@@ -10,12 +10,15 @@ from vildcli.console import progress, say
 
 
 @click.command(
-    short_help="Draw a small world: images, annotations, vocabulary.",
     epilog="\b\nExample:\n  vildcli world small-world --images 600 --seed 0",
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--images", default=600, show_default=True, type=click.IntRange(1))
-@click.option("--val-images", default=300, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--images", default=600, show_default=True, type=click.IntRange(1), help="To train on."
+)
+@click.option(
+    "--val-images", default=300, show_default=True, type=click.IntRange(1), help="To validate on."
+)
 @click.option(
     "--caption-images",
     default=400,
@@ -23,7 +26,9 @@ from vildcli.console import progress, say
     type=click.IntRange(1),
     help="Scenes of captioned crops, for the teacher.",
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of everything random."
+)
 @click.option(
     "--sprites",
     default="shapes",
@@ -48,7 +53,14 @@ def command(
     """
     from vildcli.world.world import draw_world
 
+    drawn = 0
     with progress("Drawing", images + val_images + caption_images) as advance:
+
+        def count() -> None:
+            nonlocal drawn
+            drawn += 1
+            advance()
+
         world = draw_world(
             folder,
             images=images,
@@ -57,10 +69,13 @@ def command(
             seed=seed,
             sprites="emoji" if sprites == "emoji" else "shapes",
             force=force,
-            advance=advance,
+            advance=count,
         )
-    say(f"{world.folder} holds the world: {images} training and {val_images} validation images.")
+    if not drawn:
+        say(f"{folder} is already drawn.")
+    say(f"{folder} holds the world: {images} training and {val_images} validation images.")
+    name = click.get_current_context().find_root().info_name
     say(
-        f"Next: vildcli train --system vild-text --train {world.train_json} "
+        f"Next: {name} train --system vild-text --train {world.train_json} "
         f"--images {world.train_images} --out MODEL"
     )

