@@ -3,8 +3,8 @@ from __future__ import annotations
 import open_clip
 import pytest
 import torch
-
 from tiny_clip import tiny_clip, tiny_config
+
 from vildcli.errors import ModelError
 from vildcli.text import encoder as encoder_module
 from vildcli.text.encoder import (

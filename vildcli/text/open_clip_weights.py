@@ -28,6 +28,16 @@ WEIGHTS_FILE = "open_clip_model.safetensors"
 SUFFIXES = (".safetensors", ".pt", ".bin")
 # Three buffers that only OpenAI's own archives carry.
 OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
+# What torch and safetensors raise for a file that is cut off, of another kind, or unsafe.
+_UNREADABLE = (
+    SafetensorError,
+    UnpicklingError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
 
 
 def weights_folder() -> Path:
@@ -112,17 +122,17 @@ def read_state(path: Path, trust: bool) -> dict[str, Tensor]:
         )
     try:
         return dict(load_state_dict(str(path), weights_only=not archive))
-    except (SafetensorError, UnpicklingError, RuntimeError, OSError, LookupError) as error:
-        raise ModelError(
-            f"{path} holds no weights that can be read: {first_line(error)}."
-        ) from error
+    except _UNREADABLE as error:
+        raise ModelError(f"{path} cannot be read as weights: {first_line(error)}.") from error
     except (AttributeError, TypeError, StopIteration) as error:
         raise ModelError(f"{path} holds no state dict.") from error
 
 
 def is_openai_form(path: Path, state: Mapping[str, Tensor]) -> bool:
-    """Whether weights are OpenAI's own: by name, telling buffers or mix of precisions."""
+    """Whether weights are OpenAI's own: by name, buffers, archive or mix of precisions."""
     if any(".openai" in part for part in path.parts) or any(key in state for key in OPENAI_KEYS):
+        return True
+    if _is_torchscript(path):  # the buffers are lost in reading one
         return True
     first, norm = state.get("visual.conv1.weight"), state.get("ln_final.weight")
     halves = first is not None and first.dtype == torch.float16

@@ -55,8 +55,7 @@ def _read_yaml(path: Path, text: str) -> Any:
         return yaml.load(text, _StrictLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line if error.problem_mark else 0
-        written = (text.splitlines() or [""])[min(line, text.count("\n"))]
-        if "\t" in written:
+        if "\t" in "".join(text.splitlines()[line : line + 1]):
             raise VocabularyError(
                 f"{path}, line {line + 1}: there is a tab.",
                 hint="YAML is indented with spaces; replace it.",
@@ -70,13 +69,16 @@ class _StrictLoader(_SafeLoader):  # type: ignore[misc]
     """Safe, and refuses equal keys: PyYAML keeps the last of them, and half the names would go."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for key, (key_node, _) in zip(keys, node.value, strict=False):
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key '{key}' is there more than once",
-                    problem_mark=key_node.start_mark,
-                )
+        seen: set[str] = set()
+        for key, _ in node.value:
+            problem = None
+            if not isinstance(key, yaml.ScalarNode):
+                problem = "a key must be text"
+            elif key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                problem = f"the key '{key.value}' is there more than once"
+            if problem:
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 

@@ -110,11 +110,23 @@ def save_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
     write_atomically(path, write)
 
 
+class _LineDumper(_SafeDumper):  # type: ignore[misc]
+    """Safe, and writes a text that holds a line break with an escape, so that it stays on its line."""
+
+
+def _represent_text(dumper: Any, text: str) -> Any:
+    style = None if text.splitlines() in ([text], []) else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_LineDumper.add_representer(str, _represent_text)
+
+
 def _flow(value: Any) -> str:
     """A value as one line of YAML."""
     text: str = yaml.dump(
         [value],
-        Dumper=_SafeDumper,
+        Dumper=_LineDumper,
         default_flow_style=True,
         sort_keys=False,
         allow_unicode=True,
