@@ -44,10 +44,10 @@ def test_load_annotations__coco(tmp_path: Path) -> None:
     assert (image.id, image.file_name, image.width, image.height) == (7, "a.jpg", 40, 30)
     assert image.negative_ids == frozenset()
     assert found.categories[0].name == "cat"
-    (annotation,) = found.by_image[7]
+    (annotation,) = found.annotations[7]
     assert annotation.box == (4, 5, 14, 25)
     assert annotation.area == 150
-    assert not annotation.is_crowd
+    assert not annotation.iscrowd
 
 
 def test_load_annotations__lvis(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_load_annotations__says_that_a_file_is_missing(tmp_path: Path) -> None:
 
 
 def annotation(segmentation: Any) -> Annotation:
-    return Annotation(1, 7, 3, (4, 5, 14, 25), 200, segmentation, is_crowd=False)
+    return Annotation(1, 7, 3, (4, 5, 14, 25), 200, segmentation, iscrowd=False)
 
 
 def expected_mask() -> np.ndarray[Any, Any]:

@@ -160,7 +160,7 @@ def test_draw_world__annotations_are_exhaustive_lvis(world: World, split: str) -
     for image in found.images:
         with Image.open(world.folder / split / image.file_name) as picture:
             assert picture.size == (image.width, image.height)
-        annotations = found.by_image[image.id]
+        annotations = found.annotations[image.id]
         present = {a.category_id for a in annotations}
         assert image.negative_ids == {c.id for c in found.categories} - present
         assert image.not_exhaustive_ids == frozenset()

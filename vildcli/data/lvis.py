@@ -49,7 +49,7 @@ class Annotation:
     box: tuple[float, float, float, float]
     area: float
     segmentation: Segmentation | None
-    is_crowd: bool
+    iscrowd: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class AnnotationSet:
     path: Path
     images: tuple[AnnotatedImage, ...]
     categories: tuple[Category, ...]
-    by_image: Mapping[int, tuple[Annotation, ...]]
+    annotations: Mapping[int, tuple[Annotation, ...]]
 
 
 def load_annotations(path: Path) -> AnnotationSet:
@@ -75,13 +75,13 @@ def load_annotations(path: Path) -> AnnotationSet:
     )
     image_ids = _unique_ids(images, "image", path)
     category_ids = _unique_ids(categories, "category", path)
-    by_image: dict[int, list[Annotation]] = defaultdict(list)
+    annotations: dict[int, list[Annotation]] = defaultdict(list)
     for row, where in _records(content, "annotations", path):
         annotation = _annotation(row, where)
         _check_known(annotation.image_id, image_ids, "image_id", where)
         _check_known(annotation.category_id, category_ids, "category_id", where)
-        by_image[annotation.image_id].append(annotation)
-    return AnnotationSet(path, images, categories, {k: tuple(v) for k, v in by_image.items()})
+        annotations[annotation.image_id].append(annotation)
+    return AnnotationSet(path, images, categories, {k: tuple(v) for k, v in annotations.items()})
 
 
 def read_content(path: Path) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def _annotation(row: Mapping[str, Any], where: str) -> Annotation:
         box=(x, y, x + width, y + height),
         area=float(row.get("area", width * height)),
         segmentation=row.get("segmentation"),
-        is_crowd=bool(row.get("iscrowd", 0)),
+        iscrowd=bool(row.get("iscrowd", 0)),
     )
 
 
