@@ -73,7 +73,7 @@ def _find(folder: str, what: str, suffix: str, reference: str) -> Path:
 def _shipped(folder: str, suffix: str) -> dict[str, Path]:
     installed = _PACKAGE / folder
     root = installed if installed.is_dir() else _PACKAGE.parent / folder
-    return {path.stem: path for path in sorted(root.rglob(f"*{suffix}"))}
+    return {path.stem: path for path in sorted(root.rglob(f"*{suffix}"), key=lambda p: p.stem)}
 
 
 def _listed(folder: str, suffix: str) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from vildcli.errors import VocabularyError
 from vildcli.runs import write_atomically
 from vildcli.text.encoder import TextEncoder
 from vildcli.text.templates import Prompts
-from vildcli.vocabulary.category import Category
+from vildcli.vocabulary.category import Category, Vocabulary
 from vildcli.vocabulary.names import names_of
 
 BANK_FORMAT = 1
@@ -60,8 +60,33 @@ class TextBank:
         assert shape[:-1] == (len(self.names),), f"{len(self.names)} names, embeddings {shape}"
 
 
+def embed_vocabulary(
+    vocabulary: Vocabulary,
+    encoder: TextEncoder,
+    prompts: Prompts,
+    *,
+    advance: Callable[[int], None] = lambda names: None,
+) -> TextBank:
+    """Embed a vocabulary's categories into a bank under their own names.
+
+    Args:
+        advance: told how many names and synonyms were embedded, as they are.
+    """
+    return TextBank(
+        names=tuple(category.name for category in vocabulary.categories),
+        embeddings=embed_categories(vocabulary.categories, encoder, prompts, advance=advance),
+        temperature=encoder.temperature,
+        encoder=encoder.identity,
+        prompts=prompts.fingerprint,
+    )
+
+
 def embed_categories(
-    categories: Sequence[Category], encoder: TextEncoder, prompts: Prompts, cache: bool = True
+    categories: Sequence[Category],
+    encoder: TextEncoder,
+    prompts: Prompts,
+    cache: bool = True,
+    advance: Callable[[int], None] = lambda names: None,
 ) -> Tensor:
     """Embed categories, name and synonyms through every template: [C, D], unit norm, float32.
 
@@ -75,13 +100,12 @@ def embed_categories(
     if cache and (cached := _read_cached(path, len(names), encoder.width)) is not None:
         return cached
     flat = [name for group in names for name in group]
-    by_name = torch.cat(
-        [
-            _embed_names(flat[start : start + _NAMES_AT_ONCE], encoder, prompts)
-            for start in range(0, len(flat), _NAMES_AT_ONCE)
-        ]
-    )
-    groups = torch.split(by_name, [len(group) for group in names])
+    by_name = []
+    for start in range(0, len(flat), _NAMES_AT_ONCE):
+        some = flat[start : start + _NAMES_AT_ONCE]
+        by_name.append(_embed_names(some, encoder, prompts))
+        advance(len(some))
+    groups = torch.split(torch.cat(by_name), [len(group) for group in names])
     embeddings = normalize(torch.stack([group.mean(dim=0) for group in groups]), dim=-1)
     if cache:
         _write_cached(path, embeddings)

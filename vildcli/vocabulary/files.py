@@ -111,7 +111,7 @@ def save_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
 
 
 class _LineDumper(_SafeDumper):  # type: ignore[misc]
-    """Safe, and writes a text that holds a line break with an escape, so that it stays on its line."""
+    """Safe, and escapes line breaks in a text, so that it stays on its line."""
 
 
 def _represent_text(dumper: Any, text: str) -> Any:

@@ -1,0 +1,46 @@
+"""`vildcli embed`: turn a vocabulary into text embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vildcli.console import progress, say
+from vildcli.errors import RunError
+
+
+@click.command(
+    epilog="\b\nExample:\n"
+    "  vildcli embed coco --text-encoder ViT-B-32:openai --prompts vild-63 --out coco.safetensors"
+)
+@click.argument("vocab")
+@click.option(
+    "--text-encoder",
+    default="ViT-B-32:openai",
+    show_default=True,
+    help="An open_clip model: ARCHITECTURE:TAG, ARCHITECTURE:FILE or a folder.",
+)
+@click.option("--prompts", default="vild-63", show_default=True, help="Shipped name or file.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--offline", is_flag=True, help="Never use the network.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+def command(
+    vocab: str, text_encoder: str, prompts: str, out: Path, offline: bool, force: bool
+) -> None:
+    """Write the text bank of VOCAB, a shipped name or a file: one unit vector a category."""
+    if out.suffix != ".safetensors":
+        raise RunError(f"{out} must end in .safetensors.", hint=f"--out {out.stem}.safetensors")
+    if out.exists() and not force:
+        raise RunError(f"{out} is there already.", hint="Choose another --out, or --force.")
+    from vildcli.text.bank import embed_vocabulary, save_text_bank
+    from vildcli.text.encoder import load_text_encoder
+    from vildcli.text.templates import load_prompts
+    from vildcli.vocabulary.files import load_vocabulary
+
+    vocabulary, templates = load_vocabulary(vocab), load_prompts(prompts)
+    encoder = load_text_encoder(text_encoder, offline=offline)
+    with progress("Embedding names", None) as advance:
+        bank = embed_vocabulary(vocabulary, encoder, templates, advance=advance)
+    save_text_bank(bank, out)
+    say(f"{len(bank.names)} names x {encoder.width} → {out}")

@@ -1,0 +1,135 @@
+"""Weights kept for offline use: which files, where they lie, and fetching them.
+
+They lie in the cache folder under `weights/`, where a person may put them as well.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+from vildcli.errors import ModelError
+from vildcli.runs import write_atomically
+from vildcli.text.open_clip_weights import (
+    SUFFIXES,
+    cached_weights_name,
+    download_open_clip,
+    tag_settings,
+    weights_folder,
+)
+
+DETECTOR = "torchvision"  # Mask R-CNN trained on COCO, whose proposals clip-on-crops takes
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """One download.
+
+    Attributes:
+        reference: what a command calls it: ARCHITECTURE:TAG or `torchvision`.
+        path: where it lies, or will lie.
+        origin: where it comes from.
+        is_present: whether it is there already.
+    """
+
+    reference: str
+    path: Path
+    origin: str
+    is_present: bool
+
+
+def plan_fetch(references: Sequence[str]) -> list[WeightsFile]:
+    """Say what fetching would do; nothing is downloaded.
+
+    Raises:
+        ModelError: a reference without a tag, an unknown architecture or tag.
+    """
+    return [_detector_file() if r == DETECTOR else _open_clip_file(r) for r in references]
+
+
+def fetch(file: WeightsFile) -> Path:
+    """Download one file into the weights folder; a file that is there stays.
+
+    Raises:
+        ModelError: no network, or a download that is not what it should be.
+    """
+    if file.is_present:
+        return file.path
+    if file.reference == DETECTOR:
+        _download(file)
+        return file.path
+    architecture, _, tag = file.reference.partition(":")
+    downloaded = download_open_clip(architecture, tag)
+    target = file.path.with_name(cached_weights_name(architecture, tag) + downloaded.suffix)
+    write_atomically(target, lambda beside: _copy(downloaded, beside))
+    return target
+
+
+def find_detector_weights(*, offline: bool = False) -> Path:
+    """Find torchvision's Mask R-CNN: in the weights folder, torch's own cache, or by download.
+
+    Raises:
+        ModelError: not here, and the network is forbidden or fails.
+    """
+    import torch
+
+    file = _detector_file()
+    by_torch = Path(torch.hub.get_dir()) / "checkpoints" / file.path.name
+    if not file.is_present and by_torch.is_file():
+        return by_torch
+    if not file.is_present and offline:
+        raise ModelError(
+            "The weights of torchvision's Mask R-CNN are not here, and the network is forbidden.",
+            hint=_where_to_put(file),
+        )
+    return fetch(file)
+
+
+def _open_clip_file(reference: str) -> WeightsFile:
+    architecture, _, tag = reference.partition(":")
+    if not tag:
+        raise ModelError(f"'{reference}' names no public weights.", hint="Write ViT-B-32:openai.")
+    settings = tag_settings(architecture, tag)
+    name = cached_weights_name(architecture, tag)
+    candidates = [weights_folder() / f"{name}{suffix}" for suffix in SUFFIXES]
+    present = next((path for path in candidates if path.is_file()), None)
+    origin = settings.get("hf_hub", "").rstrip("/") or settings.get("url", "")
+    return WeightsFile(reference, present or candidates[0], origin, present is not None)
+
+
+def _detector_file() -> WeightsFile:
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+    address = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url
+    path = weights_folder() / address.rsplit("/", 1)[1]
+    return WeightsFile(DETECTOR, path, address, path.is_file())
+
+
+def _download(file: WeightsFile) -> None:
+    import torch
+
+    # torchvision ends its file names with the first eight digits of the file's hash.
+    digits = file.path.stem.rsplit("-", 1)[1]
+    try:
+        write_atomically(
+            file.path,
+            lambda beside: torch.hub.download_url_to_file(
+                file.origin, str(beside), hash_prefix=digits, progress=False
+            ),
+        )
+    except (URLError, OSError, RuntimeError) as error:
+        raise ModelError(
+            f"The weights of torchvision's Mask R-CNN cannot be downloaded: {error}.",
+            hint=_where_to_put(file),
+        ) from error
+
+
+def _where_to_put(file: WeightsFile) -> str:
+    return f"Run 'vildcli fetch' where there is a network and copy {file.path.name} to {file.path}"
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
