@@ -22,7 +22,12 @@ from vildcli.errors import RunError
     help="An open_clip model: ARCHITECTURE:TAG, ARCHITECTURE:FILE or a folder.",
 )
 @click.option("--prompts", default="vild-63", show_default=True, help="Shipped name or file.")
-@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The bank, a .safetensors file.",
+)
 @click.option("--offline", is_flag=True, help="Never use the network.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def command(
