@@ -45,6 +45,7 @@ class DrawnImage:
     name: str
     size: tuple[int, int] | None = (96, 64)
     labels: Sequence[DrawnLabel] = field(default_factory=tuple)
+    sha256: str = "0" * 64
 
 
 IMAGES = (
@@ -81,7 +82,7 @@ def build_run(
     unit_size: int = 2,
     finished: int | None = None,
 ) -> Path:
-    """Draw `images` under `photos` and write the run that labelled them, or `finished` units of it."""
+    """Draw `images` under `photos` and write the run about them, or `finished` units of it."""
     sources = {"photos": str(photos.absolute())}
     settings = {"vocabulary": vocabulary.fingerprint(), "floor": 0.01}
     open_run(
@@ -132,7 +133,7 @@ def _image(image_id: int, image: DrawnImage) -> dict[str, Any]:
         "path": image.name,
         "width": width,
         "height": height,
-        "sha256": f"{image_id:064x}",
+        "sha256": image.sha256,
         "bytes": 1,
         "mtime_ns": 1,
         "status": records.OK if image.size else records.FAILED,

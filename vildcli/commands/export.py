@@ -89,9 +89,8 @@ def command(
     if as_json:
         click.echo(json.dumps({**asdict(summary), "out": str(out.absolute())}))
         return 0
-    console.say(
-        f"{summary.labels} labels on {summary.images} images, {summary.hidden} hidden by threshold."
-    )
+    hidden = f"{summary.hidden} below their thresholds"
+    console.say(f"{summary.labels} labels on {summary.images} images, {hidden}.")
     if summary.failed:
         console.say(f"{summary.failed} failed images are left out.")
     console.say(f"Wrote {out}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 from importlib.util import find_spec
 
 from vildcli.errors import MissingDependencyError, VildError
 
 ADDRESS = "127.0.0.1"  # the App asks for no password: it is never served beyond this machine
-DEFAULT_PORT = 5151
 
 
 def prepare_fiftyone() -> None:
@@ -25,6 +26,7 @@ def prepare_fiftyone() -> None:
     os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"
     os.environ.setdefault("FIFTYONE_DATABASE_VALIDATION", "false")  # 6.0 works, and warns
     os.environ.setdefault("FIFTYONE_SHOW_PROGRESS_BARS", "false")
+    os.environ.setdefault("FIFTYONE_LOGGING_LEVEL", "WARNING")  # its greeting hides what we say
 
 
 def check_port(port: int) -> None:
@@ -48,8 +50,9 @@ def show_app(name: str, port: int) -> None:
     """Serve the App on this machine alone until Ctrl-C."""
     import fiftyone as fo
 
-    session = fo.launch_app(fo.load_dataset(name), remote=True, address=ADDRESS, port=port)
-    try:
+    # Also when it runs in the background, or is asked to end by something else than a keyboard.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        session = fo.launch_app(fo.load_dataset(name), remote=True, address=ADDRESS, port=port)
         session.wait(-1)
-    except KeyboardInterrupt:
-        session.close()

@@ -108,6 +108,7 @@ def _open_dataset(view: RunView, name: str) -> Any:
     if not fo.dataset_exists(name):
         dataset = fo.Dataset(name, persistent=True)
         dataset.info = {"vildcli_run": view.fingerprint}
+        dataset.app_config.color_scheme = fo.ColorScheme(color_by="value")  # a colour a category
         dataset.add_sample_field(FIELD, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
         dataset.add_sample_field("vildcli_image", fo.IntField)
         dataset.add_sample_field("vildcli_labels", fo.ListField, subfield=fo.IntField)

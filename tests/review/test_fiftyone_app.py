@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from run_builder import build_run
+
+from vildcli.cli import run as vildcli
+from vildcli.review import fiftyone_app
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_review__without_fiftyone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fiftyone_app, "find_spec", lambda name: None)
+    run = build_run(tmp_path / "run", tmp_path / "photos")
+    assert vildcli(["review", str(run), "--no-launch"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "Error: FiftyOne is not installed.",
+        "Hint: pip install 'vildcli[review]'",
+    ]
+
+
+def test_review__port_taken(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fiftyone_app, "find_spec", lambda name: object())
+    run = build_run(tmp_path / "run", tmp_path / "photos")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert vildcli(["review", str(run), "--port", str(port)]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"Error: Port {port} on 127.0.0.1 is taken.",
+        f"Hint: Choose another, such as --port {port + 1}.",
+    ]
+
+
+def test_check_port__free():
+    fiftyone_app.check_port(free_port())
+
+
+@pytest.mark.slow
+def test_review__serves_the_app_until_ctrl_c(tmp_path, mongod):
+    """In a process and a home folder of its own, with the server on PATH: what a user does."""
+    run, port = build_run(tmp_path / "run", tmp_path / "photos"), free_port()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FIFTYONE_")}
+    environment |= {"HOME": str(tmp_path), "PATH": f"{mongod.parent}:{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "vildcli", "review", str(run), "--port", str(port)]
+    review = subprocess.Popen(
+        command, env=environment, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert _page(f"http://127.0.0.1:{port}/", review)
+        review.send_signal(signal.SIGINT)
+        _, said = review.communicate(timeout=60)
+    finally:
+        review.kill()
+    assert review.returncode == 0, said
+    assert f"Review at http://127.0.0.1:{port}/datasets/run-" in said
+
+
+def _page(url: str, review: subprocess.Popen[str]) -> bool:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and review.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return "<title>FiftyOne</title>" in answer.read().decode()
+        except OSError:
+            time.sleep(0.3)
+    return False
