@@ -57,20 +57,22 @@ def test_review__serves_the_app_until_ctrl_c(tmp_path, mongod):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FIFTYONE_")}
     environment |= {"HOME": str(tmp_path), "PATH": f"{mongod.parent}:{os.environ['PATH']}"}
     command = [sys.executable, "-m", "vildcli", "review", str(run), "--port", str(port)]
-    review = subprocess.Popen(
-        command, env=environment, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True
-    )
+    # A file, not a pipe: FiftyOne's own server process holds it open for a while after the end.
+    with (tmp_path / "said").open("w") as said:
+        review = subprocess.Popen(
+            command, env=environment, cwd=Path(__file__).parents[2], stderr=said
+        )
     try:
         assert _page(f"http://127.0.0.1:{port}/", review)
         review.send_signal(signal.SIGINT)
-        _, said = review.communicate(timeout=60)
+        assert review.wait(timeout=60) == 0
     finally:
         review.kill()
-    assert review.returncode == 0, said
-    assert f"Review at http://127.0.0.1:{port}/datasets/run-" in said
+    assert f"Review at http://127.0.0.1:{port}/datasets/run-" in (tmp_path / "said").read_text()
+    fiftyone_app.check_port(port)
 
 
-def _page(url: str, review: subprocess.Popen[str]) -> bool:
+def _page(url: str, review: subprocess.Popen[bytes]) -> bool:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and review.poll() is None:
         try:
