@@ -45,7 +45,12 @@ SYSTEMS: dict[str, System] = {
         System("vild", "both losses, one head", "student", "shared", True, "text"),
         System("vild-ensemble", "both losses, two heads", "student", "student", True, "ensemble"),
         System(
-            "vild-text-clip", "text head + teacher on crops", "student", "teacher", False, "ensemble"
+            "vild-text-clip",
+            "text head + teacher on crops",
+            "student",
+            "teacher",
+            False,
+            "ensemble",
         ),
         System("clip-on-crops", "the teacher on crops, untrained", None, "teacher", False, "image"),
     )

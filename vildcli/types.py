@@ -112,3 +112,31 @@ class Target:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def to(self, device: torch.device) -> Target:
+        return Target(self.boxes.to(device), self.labels.to(device), self.masks.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """The teacher's view of one image, aligned with the image tensor it travels with.
+
+    Attributes:
+        boxes: [V, 4] canvas pixels.
+        embeddings: [V, D] the teacher's.
+        valid: [V] bool; False for regions that cropping left without area.
+    """
+
+    boxes: Tensor
+    embeddings: Tensor
+    valid: Tensor
+
+    def __post_init__(self) -> None:
+        _expect("boxes", self.boxes, (None, 4))
+        _expect("embeddings", self.embeddings, (len(self.boxes), None))
+        _expect("valid", self.valid, (len(self.boxes),))
+
+    def to(self, device: torch.device) -> Distillation:
+        return Distillation(
+            self.boxes.to(device), self.embeddings.to(device), self.valid.to(device)
+        )

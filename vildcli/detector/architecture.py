@@ -75,5 +75,7 @@ def architecture_from_dict(values: dict[str, Any]) -> Architecture:
     """
     unknown = sorted(set(values) - {field.name for field in fields(Architecture)})
     if unknown:
-        raise ModelError(f"Unknown architecture keys: {', '.join(unknown)}.", hint="Update vildcli.")
+        raise ModelError(
+            f"Unknown architecture keys: {', '.join(unknown)}.", hint="Update vildcli."
+        )
     return Architecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -12,9 +12,7 @@ from vildcli.errors import ModelError
 
 
 def batch_norm(channels: int, architecture: Architecture) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(
-        channels, eps=architecture.norm_eps, momentum=architecture.norm_momentum
-    )
+    return nn.BatchNorm2d(channels, eps=architecture.norm_eps, momentum=architecture.norm_momentum)
 
 
 def conv_norm_relu(

@@ -10,7 +10,9 @@ from torchvision.ops import box_iou
 
 RPN_CODE_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 BOX_CODE_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-MAX_LOG_SCALE = math.log(1000.0 / 16)  # a box grows at most by this factor, so that exp cannot overflow
+MAX_LOG_SCALE = math.log(
+    1000.0 / 16
+)  # a box grows at most by this factor, so that exp cannot overflow
 
 
 def _centre_form(boxes: Tensor) -> tuple[Tensor, Tensor]:

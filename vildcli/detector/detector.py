@@ -39,24 +39,9 @@ from vildcli.detector.losses import (
 from vildcli.detector.proposals import ProposalHead, proposal_losses, select_proposals
 from vildcli.detector.sampling import SampledRegions, sample_regions
 from vildcli.systems import System
-from vildcli.types import MASK_SIZE, Regions, Target
+from vildcli.types import MASK_SIZE, Distillation, Regions, Target
 
 MASK_REGIONS = 128  # foreground regions an image that train the mask head
-
-
-@dataclass(frozen=True, slots=True)
-class Distillation:
-    """The teacher's view of one image, aligned with the image tensor it travels with.
-
-    Attributes:
-        boxes: [V, 4] canvas pixels.
-        embeddings: [V, D] the teacher's.
-        valid: [V] bool; False for regions that cropping left without area.
-    """
-
-    boxes: Tensor
-    embeddings: Tensor
-    valid: Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Region proposals: class-agnostic anchors, objectness, boxes (facts §1.1, §1.7).
 
-    pyramid ─head─▶ objectness logits, deltas of every anchor ─select─▶ proposals [R, 4], objectness [R]
-                                                              └─losses (training)
+pyramid ─head─▶ objectness logits, deltas of every anchor ─select─▶ proposals [R, 4], objectness [R]
+                                                          └─losses (training)
 """
 
 from __future__ import annotations

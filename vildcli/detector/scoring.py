@@ -13,7 +13,9 @@ from torch import Tensor
 
 from vildcli.detector.losses import class_logits
 
-BASE_TEXT_WEIGHT = 2.0 / 3.0  # exponent of the text side for base categories; novel ones get 1 minus it
+BASE_TEXT_WEIGHT = (
+    2.0 / 3.0
+)  # exponent of the text side for base categories; novel ones get 1 minus it
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,4 +99,6 @@ def fuse(text: Tensor | None, image: Tensor | None, is_base: Tensor, fusion: Fus
     weight = torch.where(is_base, fusion.base_weight, novel_weight).to(text)
     # In logarithms: a float32 softmax underflows to 0, and 0 to a power has no gradient; the floor keeps order.
     tiny = torch.finfo(torch.float32).tiny
-    return torch.exp(weight * text.clamp(min=tiny).log() + (1 - weight) * image.clamp(min=tiny).log())
+    return torch.exp(
+        weight * text.clamp(min=tiny).log() + (1 - weight) * image.clamp(min=tiny).log()
+    )

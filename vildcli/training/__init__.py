@@ -1,1 +1,1 @@
-"""The training loop, its schedule and its checkpoints."""
+"""The training loop, its recipes and its checkpoints."""

@@ -1,0 +1,159 @@
+"""Model files: one copyable `.safetensors` with the detector, the text tower and everything needed to use them.
+
+Tensors are named `detector.*` and `text.*` (the text tower travels inside unless it is a public open_clip tag); the
+metadata holds `format` and a JSON `card`. A file of a newer format is refused with both numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vildcli.detector.architecture import architecture_from_dict
+from vildcli.detector.detector import Detector
+from vildcli.errors import ModelError
+from vildcli.runs import write_atomically
+from vildcli.systems import find_system
+from vildcli.vocabulary.category import Category
+
+MODEL_FORMAT = 1
+_FORMAT_NAME = "vildcli-model"
+MODEL_FILE = Path("checkpoints") / "model.safetensors"  # in a training run
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a model says of itself.
+
+    Attributes:
+        temperature: τ of both sides, that of its text encoder.
+        prompts: name and templates that its text embeddings were made with.
+        base_categories: what boxes were seen of; its default scoring context.
+        text_encoder: the tower's configuration, or a public reference with the hash of its weights.
+        default_conf: score from which labels are shown, where it was measured.
+        provenance: initialisation and proposals: what else the weights have seen.
+    """
+
+    system: str
+    architecture: Mapping[str, Any]
+    embedding_width: int
+    temperature: float
+    prompts: Mapping[str, Any]
+    base_categories: tuple[Category, ...]
+    text_encoder: Mapping[str, Any]
+    default_conf: float | None
+    provenance: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model file in memory. `text_tower` is empty where the text encoder is a public one."""
+
+    card: ModelCard
+    detector: Detector
+    text_tower: Mapping[str, Tensor]
+    identity: str
+
+
+def save_model(
+    path: Path, detector: Detector, text_tower: Mapping[str, Tensor], card: ModelCard
+) -> None:
+    tensors = {f"detector.{k}": v.contiguous() for k, v in detector.state_dict().items()}
+    tensors |= {f"text.{k}": v.contiguous() for k, v in text_tower.items()}
+    metadata = {
+        "format": f"{_FORMAT_NAME}/{MODEL_FORMAT}",
+        "card": json.dumps(card.as_dict(), sort_keys=True),
+    }
+    write_atomically(path, lambda beside: save_file(tensors, beside, metadata))
+
+
+def find_model(reference: str | Path) -> Path:
+    """The file of `--model`: a model file, or the one of a training run.
+
+    Raises:
+        ModelError: nothing there.
+    """
+    path = Path(reference)
+    if path.is_dir():
+        path = path / MODEL_FILE
+    if not path.is_file():
+        raise ModelError(
+            f"There is no model at {reference}.",
+            hint="Give a .safetensors file or the folder of a finished training run.",
+        )
+    return path
+
+
+def load_model(reference: str | Path, device: torch.device) -> Model:
+    """Read a model file written by `save_model`.
+
+    Raises:
+        ModelError: not a model file, of a newer format, or its weights do not fit its card.
+    """
+    path = find_model(reference)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path} is not a safetensors file: {error}.", hint="Give a model trained by vildcli."
+        ) from error
+    card = _read_card(path, metadata)
+    system = find_system(card.system)
+    detector = Detector(
+        architecture_from_dict(dict(card.architecture)), system, card.embedding_width
+    )
+    try:
+        detector.load_state_dict(_of_part(tensors, "detector."))
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise ModelError(f"{path} does not fit its own card: {first}") from error
+    return Model(
+        card, detector.eval().to(device), _of_part(tensors, "text."), _identity(tensors, card)
+    )
+
+
+def _of_part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _read_card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
+    name, _, number = metadata.get("format", "").partition("/")
+    if name != _FORMAT_NAME or not number.isdigit():
+        raise ModelError(
+            f"{path} is not a vildcli model file.", hint="Give a model trained by vildcli."
+        )
+    if int(number) > MODEL_FORMAT:
+        raise ModelError(
+            f"{path} has format {number}; this vildcli reads up to {MODEL_FORMAT}.",
+            hint="Update vildcli.",
+        )
+    values = json.loads(metadata["card"])
+    categories = tuple(_category(values) for values in values.pop("base_categories"))
+    return ModelCard(**values, base_categories=categories)
+
+
+def _category(values: dict[str, Any]) -> Category:
+    return Category(**{**values, "synonyms": tuple(values["synonyms"])})
+
+
+def _identity(tensors: Mapping[str, Tensor], card: ModelCard) -> str:
+    """Hash of the weights and of what decides scores; the same for a copy or a renamed file."""
+    digest = hashlib.sha256(json.dumps(card.as_dict(), sort_keys=True).encode())
+    for key in sorted(tensors):
+        digest.update(key.encode())
+        digest.update(tensors[key].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,94 @@
+"""`regions/head.safetensors`: what scoring stored regions needs besides the words.
+
+Tensors: `background` [D] where the system has a text side. Metadata: temperatures, fusion, base categories, prompts,
+and which text encoder the region embeddings were trained against.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from vildcli.detector.scoring import Fusion, ScoringHead
+from vildcli.errors import RunError
+from vildcli.runs import write_atomically
+from vildcli.text.templates import Prompts
+from vildcli.vocabulary.category import Category
+
+HEAD_FILE = Path("regions") / "head.safetensors"
+HEAD_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class StoredHead:
+    """A scoring head with its text recipe.
+
+    Attributes:
+        text_encoder: identity of the encoder; another one's embeddings live in another space.
+        reference: the model file or open_clip reference that the encoder was loaded from.
+    """
+
+    head: ScoringHead
+    text_encoder: str
+    prompts: Prompts
+    base: tuple[Category, ...]
+    reference: str
+
+
+def write_head(run: Path, stored: StoredHead) -> None:
+    head = stored.head
+    values = {
+        "temperature": head.temperature,
+        "image_temperature": head.image_temperature,
+        "fusion": asdict(head.fusion),
+        "text_encoder": stored.text_encoder,
+        "prompts": asdict(stored.prompts),
+        "base": [asdict(category) for category in stored.base],
+        "reference": stored.reference,
+    }
+    tensors = {} if head.background is None else {"background": head.background.contiguous()}
+    metadata = {"format": str(HEAD_FORMAT), "head": json.dumps(values, sort_keys=True)}
+    write_atomically(run / HEAD_FILE, lambda path: save_file(tensors, path, metadata))
+
+
+def read_head(run: Path) -> StoredHead:
+    """Read what `write_head` wrote.
+
+    Raises:
+        RunError: the run kept no regions, or the file is damaged or of a newer format.
+    """
+    path = run / HEAD_FILE
+    if not path.is_file():
+        raise RunError(
+            f"{run} kept no region embeddings, so it cannot be labelled again.",
+            hint="Run detect with --keep-regions.",
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} is damaged: {error}.", hint="Run detect again.") from error
+    if int(metadata.get("format", "0")) > HEAD_FORMAT:
+        raise RunError(
+            f"{path} has format {metadata['format']}; this vildcli reads up to {HEAD_FORMAT}.",
+            hint="Update vildcli.",
+        )
+    values = json.loads(metadata["head"])
+    prompts = values["prompts"]
+    return StoredHead(
+        ScoringHead(
+            tensors.get("background"),
+            values["temperature"],
+            values["image_temperature"],
+            Fusion(**values["fusion"]),
+        ),
+        values["text_encoder"],
+        Prompts(**{**prompts, "templates": tuple(prompts["templates"])}),
+        tuple(Category(**{**c, "synonyms": tuple(c["synonyms"])}) for c in values["base"]),
+        values["reference"],
+    )

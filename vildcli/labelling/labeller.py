@@ -1,0 +1,71 @@
+"""Names for regions: the scoring bank, the model's scoring head and the labelling policy of `detect`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vildcli.detector.postprocess import NmsKind, best_names
+from vildcli.detector.scoring import ScoringHead, score_regions
+from vildcli.text.context import ScoringBank
+from vildcli.types import RegionLabels, Regions
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPolicy:
+    """Which labels are stored.
+
+    Attributes:
+        floor: least score; low, because thresholds are applied when labels are shown.
+        max_labels: most labels of an image.
+        nms: which names suppress each other where boxes overlap.
+        nms_iou: overlap from which they do.
+    """
+
+    floor: float = 0.01
+    max_labels: int = 300
+    nms: NmsKind = "agnostic"
+    nms_iou: float = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularyLabeller:
+    """Scores regions against user's names, negatives and context; reports the user's names only.
+
+    Attributes:
+        groups: [C] group of each category for NMS within groups; None otherwise.
+    """
+
+    bank: ScoringBank
+    head: ScoringHead
+    policy: LabelPolicy
+    groups: Tensor | None = None
+
+    def label(self, regions: Regions) -> RegionLabels:
+        """One best name a region, suppressed across names, best first."""
+        scores = score_regions(
+            regions.text_side,
+            regions.image_side,
+            self.bank.text_embeddings,
+            self.bank.is_base,
+            self.head,
+        )
+        policy, reported = self.policy, len(self.bank.category_ids)
+        rows, columns = best_names(
+            regions.boxes,
+            scores.fused[:, :reported],
+            floor=policy.floor,
+            count=policy.max_labels,
+            iou=policy.nms_iou,
+            kind=policy.nms,
+            groups=self.groups,
+        )
+        return RegionLabels(
+            regions=rows,
+            category_ids=self.bank.category_ids[columns],
+            is_base=self.bank.is_base[columns],
+            scores=scores.fused[rows, columns],
+            text_scores=None if scores.text is None else scores.text[rows, columns],
+            image_scores=None if scores.image is None else scores.image[rows, columns],
+        )

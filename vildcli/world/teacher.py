@@ -1,0 +1,196 @@
+"""The small world's vision-language model: a small open_clip CLIP trained on captioned crops.
+
+It stands for CLIP: it knows every category, base and novel, through text alone, as CLIP knows them from the web.
+Saved in open_clip's own folder form, so it is read like any other teacher (`local-dir:FOLDER`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vildcli.console import Advance
+from vildcli.errors import DataError
+from vildcli.runs import write_json
+from vildcli.teacher.crops import CropRecipe, cut_crop
+
+INPUT_SIZE = 64
+MODEL_CONFIG: dict[str, Any] = {
+    "embed_dim": 128,
+    "vision_cfg": {"image_size": INPUT_SIZE, "layers": [1, 1, 1, 1], "width": 16},
+    "text_cfg": {
+        "context_length": 32,
+        "vocab_size": 49408,
+        "width": 128,
+        "heads": 4,
+        "layers": 2,
+    },
+}
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+STEPS, BATCH, LEARNING_RATE = 400, 128, 2e-3
+# Wider than CLIP's 0.02: names start apart, so that the images have targets to move to from the first step on.
+TOKEN_STD = 0.5
+MAX_LOGIT_SCALE = 100.0  # CLIP's own clip
+JITTER = 0.12  # of a side: proposals are not centred on objects
+FACTORS = (0.9, 1.6)  # the teacher is asked about 1x and 1.5x crops
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionedCrop:
+    """A box of an image [3, H, W] uint8 with a sentence about it; the sentence may leave the colour out."""
+
+    image: Tensor
+    box: tuple[float, float, float, float]
+    name: str
+    colour: str | None
+    caption: str
+
+    @property
+    def said_colour(self) -> str | None:
+        return self.colour if self.colour and self.colour in self.caption.split() else None
+
+
+def train_teacher(
+    captions_json: Path,
+    images: Path,
+    out: Path,
+    *,
+    seed: int = 0,
+    steps: int = STEPS,
+    advance: Advance,
+) -> None:
+    """Train on captioned crops and write `open_clip_config.json` + `open_clip_model.safetensors` to `out`."""
+    crops = read_captions(captions_json, images)
+    torch.manual_seed(seed)
+    model = open_clip.CLIP(**MODEL_CONFIG)
+    torch.nn.init.normal_(model.token_embedding.weight, std=TOKEN_STD)
+    tokens = open_clip.SimpleTokenizer(context_length=MODEL_CONFIG["text_cfg"]["context_length"])(
+        [crop.caption for crop in crops]
+    )
+    tokens = tokens[:, : int(tokens.argmax(-1).max()) + 1]  # causal tower: the padding says nothing
+    truth = _Truth(crops)
+    rng = np.random.default_rng(seed)
+    optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.05, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, LEARNING_RATE, total_steps=steps, pct_start=0.1
+    )
+    model.train()
+    for step in range(steps):
+        rows = rng.choice(len(crops), BATCH, replace=False)
+        pixels = _normalise(torch.stack([_augmented(crops[i], rng) for i in rows]))
+        loss = _contrastive_step(model, pixels, tokens[rows], truth.of(rows))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, float(np.log(MAX_LOGIT_SCALE)))
+        advance(1, f"loss {loss.item():.2f}" if step % 10 == 0 else None)
+    _save(model.eval(), out)
+
+
+def read_captions(captions_json: Path, images: Path) -> list[CaptionedCrop]:
+    """Read captioned crops with their images in memory.
+
+    Raises:
+        DataError: the file has no captions.
+    """
+    rows = json.loads(captions_json.read_text(encoding="utf-8"))
+    if not rows:
+        raise DataError(f"{captions_json} has no captions.")
+    pixels: dict[str, Tensor] = {}
+    for name in {row["file_name"] for row in rows}:
+        with Image.open(images / name) as image:
+            pixels[name] = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return [
+        CaptionedCrop(
+            pixels[row["file_name"]],
+            _corners(row["bbox"]),
+            row["name"],
+            row["colour"],
+            row["caption"],
+        )
+        for row in rows
+    ]
+
+
+def _corners(bbox: Sequence[float]) -> tuple[float, float, float, float]:
+    x, y, width, height = bbox
+    return x, y, x + width, y + height
+
+
+class _Truth:
+    """Which captions of a batch are true of which crops: the same name, and no other colour said."""
+
+    def __init__(self, crops: Sequence[CaptionedCrop]) -> None:
+        names = {name: i for i, name in enumerate(sorted({c.name for c in crops}))}
+        colours = {c: i for i, c in enumerate(sorted({c.colour for c in crops if c.colour}))}
+        self.names = torch.tensor([names[c.name] for c in crops])
+        self.colours = torch.tensor([colours.get(c.colour or "", -1) for c in crops])
+        self.said = torch.tensor([colours.get(c.said_colour or "", -1) for c in crops])
+
+    def of(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
+        """[M, M] bool: row a crop, column a caption."""
+        names, colours, said = self.names[rows], self.colours[rows], self.said[rows]
+        same_name = names[:, None] == names[None]
+        return same_name & ((said[None] == -1) | (colours[:, None] == said[None]))
+
+
+def _augmented(crop: CaptionedCrop, rng: np.random.Generator) -> Tensor:
+    x1, y1, x2, y2 = crop.box
+    dx, dy = rng.uniform(-JITTER, JITTER, 2) * (x2 - x1, y2 - y1)
+    recipe = CropRecipe(INPUT_SIZE, MEAN, STD)
+    box = (x1 + dx, y1 + dy, x2 + dx, y2 + dy)
+    pixels = cut_crop(crop.image, box, rng.uniform(*FACTORS), recipe)
+    return pixels.flip(-1) if rng.random() < 0.5 else pixels
+
+
+def _normalise(pixels: Tensor) -> Tensor:
+    return (pixels.float() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(
+        3, 1, 1
+    )
+
+
+def _contrastive_step(
+    model: open_clip.CLIP, pixels: Tensor, tokens: Tensor, truth: Tensor
+) -> Tensor:
+    """CLIP's symmetric loss with every true pair as a positive, so that no true caption is pushed away."""
+    images = model.encode_image(pixels, normalize=True)
+    texts = F.normalize(_encode_tokens(model, tokens), dim=-1)
+    logits = images @ texts.T * model.logit_scale.exp()
+    positives = truth.float()
+    by_image = -(logits.log_softmax(1) * positives).sum(1) / positives.sum(1)
+    by_text = -(logits.log_softmax(0) * positives).sum(0) / positives.sum(0)
+    return (by_image.mean() + by_text.mean()) / 2
+
+
+def _encode_tokens(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
+    """open_clip's `encode_text` without the padded positions (exact: the tower is causal)."""
+    length = tokens.shape[1]
+    x = model.token_embedding(tokens) + model.positional_embedding[:length]
+    x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
+    last = model.ln_final(x)[torch.arange(len(tokens)), tokens.argmax(-1)]
+    projected: Tensor = last @ model.text_projection
+    return projected
+
+
+def _save(model: open_clip.CLIP, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    preprocess = {"size": INPUT_SIZE, "mean": MEAN, "std": STD}
+    write_json(
+        out / "open_clip_config.json", {"model_cfg": MODEL_CONFIG, "preprocess_cfg": preprocess}
+    )
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    save_file(state, out / "open_clip_model.safetensors")
