@@ -1,7 +1,8 @@
-"""Model files: one copyable `.safetensors` with the detector, the text tower and everything needed to use them.
+"""Model files: one copyable `.safetensors` with detector, text tower and all needed to use them.
 
-Tensors are named `detector.*` and `text.*` (the text tower travels inside unless it is a public open_clip tag); the
-metadata holds `format` and a JSON `card`. A file of a newer format is refused with both numbers.
+Tensors are named `detector.*` and `text.*` (the text tower travels inside unless it is a public
+open_clip tag); the metadata holds `format` and a JSON `card`. A file of a newer format is refused
+with both numbers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The command group, and the one place where an error becomes a message and an exit code.
 
-    0 done · 1 an error the user can fix · 2 usage, or nothing to do · 3 finished, but some images failed
-    70 our own bug · 130 interrupted (the same command resumes)
+    0 done · 1 an error the user can fix · 2 usage, or nothing to do
+    3 finished, but some images failed · 70 our own bug · 130 interrupted (the same command resumes)
 
 Commands load lazily: `vildcli --help` imports neither torch nor any command's file.
 """

@@ -1,7 +1,8 @@
-"""What a person sees while and after a command runs: messages, tables, progress. All of it on stderr.
+"""What a person sees while and after a command runs: messages, tables, progress; on stderr.
 
-The one importer of rich. Data for other programs goes to stdout through `click.echo` in the commands.
-Tables sent to a pipe are plain and never cut; progress bars vanish where stderr is no terminal.
+The one importer of rich. Data for other programs goes to stdout through `click.echo` in the
+commands. Tables sent to a pipe are plain and never cut; progress bars vanish where stderr is no
+terminal.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def show_error(message: str, hint: str | None) -> None:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; columns after the first are right-aligned when their first value is a number."""
+    """Print a table; later columns are right-aligned when their first value is a number."""
     body = [list(row) for row in rows]
     console = _console()
     if not console.is_terminal:
@@ -83,7 +84,9 @@ def _shown(value: object) -> str:
 def _plain_lines(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     cells = [list(columns), *([_shown(value) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    lines = ["  ".join(v.ljust(w) for v, w in zip(row, widths)).rstrip() for row in cells]
+    lines = [
+        "  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() for row in cells
+    ]
     return [title, *lines]
 
 

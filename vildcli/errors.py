@@ -1,6 +1,7 @@
 """Errors that a user can act on.
 
-The library raises them, `vildcli.cli` alone catches them: one `Error:` line, one `Hint:` line, an exit code.
+The library raises them, `vildcli.cli` alone catches them: one `Error:` line, one `Hint:` line, an
+exit code.
 
     VildError                   exit code 1
     ├── VocabularyError         a vocabulary, prompt or text-bank file

@@ -1,8 +1,9 @@
-"""Folders that vildcli writes: what they hold, whether they may be continued, and how files get there whole.
+"""Folders that vildcli writes: what they hold, whether to continue them, how files stay whole.
 
-The rule for every `--out` folder: absent or empty, it is started; held by a run of the same settings, it is
-continued; held by anything else, it is refused with the names of the settings that differ. `--force` deletes
-a folder only when vildcli made it. Files are written beside their place and renamed.
+The rule for every `--out` folder: absent or empty, it is started; held by a run of the same
+settings, it is continued; held by anything else, it is refused with the names of the settings that
+differ. `--force` deletes a folder only when vildcli made it. Files are written beside their place
+and renamed.
 """
 
 from __future__ import annotations

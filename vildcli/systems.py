@@ -1,7 +1,8 @@
 """Every published system is one row of this table; adding a system is adding a row.
 
-The rows differ only in where the text-side and the image-side region embeddings come from, in what is trained,
-and in how the two scores are fused. Backbone, teacher, prompts and vocabulary are arguments, orthogonal to the row.
+The rows differ only in where the text-side and the image-side region embeddings come from, in what
+is trained, and in how the two scores are fused. Backbone, teacher, prompts and vocabulary are
+arguments, orthogonal to the row.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ class System:
     """One row.
 
     Attributes:
-        text_side: whose embedding is scored with background, trained by cross-entropy on base categories.
-        image_side: whose embedding is scored without background; `shared` is the text side's own head, distilled
-            as well; `teacher` is the vision-language model on crops.
+        text_side: whose embedding is scored with background, trained by cross-entropy on base
+            categories.
+        image_side: whose embedding is scored without background; `shared` is the text side's own
+            head, distilled as well; `teacher` is the vision-language model on crops.
         distilled: whether the L1 distillation loss is trained.
-        fusion: `text` and `image` take that side's softmax; `ensemble` is the geometric mean of ViLD §3.4.
+        fusion: `text` and `image` take that side's softmax; `ensemble` is the geometric mean of
+            ViLD §3.4.
     """
 
     name: str

@@ -4,9 +4,10 @@
     C  categories of a vocabulary   K  detections or labels of one image
     D  width of the embedding       H, W  pixels; N  ground-truth objects of one image
 
-Boxes are x1 y1 x2 y2 in absolute pixels. Unless a docstring says otherwise their frame is the **upright
-original image**: after EXIF orientation, before any resizing. Masks of regions are 28x28, relative to the
-region's own final box. Everything here knows nobody: no producer and no consumer is imported.
+Boxes are x1 y1 x2 y2 in absolute pixels. Unless a docstring says otherwise their frame is the
+**upright original image**: after EXIF orientation, before any resizing. Masks of regions are 28x28,
+relative to the region's own final box. Everything here knows nobody: no producer and no consumer is
+imported.
 """
 
 from __future__ import annotations
@@ -16,27 +17,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MASK_SIZE = 28  # pixels a side of a stored region mask (ViLD, §1.5 of the paper's released head)
+MASK_SIZE = 28  # pixels a side of a stored region mask, as ViLD's mask head gives
 
 
 def _expect(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> None:
     """Assert a shape; None stands for any size. A violation is our own bug, not the user's."""
     found = tuple(tensor.shape)
-    fits = len(found) == len(shape) and all(s is None or s == f for s, f in zip(shape, found))
+    fits = len(found) == len(shape) and all(
+        s is None or s == f for s, f in zip(shape, found, strict=True)
+    )
     assert fits, f"{name}: expected shape {shape}, got {found}"
 
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """Everything the model knows about one image before any word is said: the output of every system.
+    """All the model knows about one image before any word is said: the output of every system.
 
     Attributes:
         boxes: [R, 4] final (regressed, class-agnostic) boxes, original image frame, float32.
         proposals: [R, 4] the proposals they were regressed from, original image frame, float32.
         objectness: [R] in 0-1, float32, descending.
         masks: [R, 28, 28] mask probabilities x 255 relative to `boxes`, uint8.
-        text_side: [R, D] unit-norm embeddings scored with background; None where a system has no text side.
-        image_side: [R, D] unit-norm embeddings scored without background; None where there is no image side.
+        text_side: [R, D] unit-norm embeddings scored with background; None where a system has no
+            text side.
+        image_side: [R, D] unit-norm embeddings scored without background; None where there is no
+            image side.
     """
 
     boxes: Tensor

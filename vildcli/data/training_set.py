@@ -1,4 +1,4 @@
-"""Training examples: base annotations, jittered images, and the teacher's regions aligned with them."""
+"""Training examples: base annotations, jittered images, the teacher's regions aligned with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vildcli.labelling.images import read_image
 from vildcli.teacher.cache import TeacherCache
 from vildcli.types import Distillation, Target
 
-MAX_DISTILLED = 300  # regions an image, the first in stored order (facts §1.8)
+MAX_DISTILLED = 300  # regions an image, the first in stored order (as released)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Augmentation:
 
 
 class TrainingSet(Dataset[Example]):
-    """Indexed by (epoch, row): the same pair always gives the same example, so that training can resume exactly."""
+    """Indexed by (epoch, row): a pair always gives the same example, so runs resume exactly."""
 
     def __init__(
         self,
@@ -59,8 +59,8 @@ class TrainingSet(Dataset[Example]):
         """Keep what may be trained on.
 
         Args:
-            columns: category id to column of the text embeddings, for base categories only: annotations of any
-                other category are dropped, their images stay.
+            columns: category id to column of the text embeddings, for base categories only:
+                annotations of any other category are dropped, their images stay.
         """
         self.annotations, self.folder, self.columns = annotations, images, columns
         self.augmentation, self.seed, self.teacher = augmentation, seed, teacher
@@ -68,7 +68,7 @@ class TrainingSet(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.annotations.images)
 
-    def __getitem__(self, key: tuple[int, int]) -> Example:  # type: ignore[override]
+    def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, row = key
         info = self.annotations.images[row]
         image = torch.from_numpy(read_image(self.folder / info.file_name).pixels).permute(2, 0, 1)

@@ -1,6 +1,7 @@
-"""Joint transforms of an image, its objects and its distillation regions (facts §2.1).
+"""Joint transforms of an image, its objects and its distillation regions.
 
-All views move together, once: the released code's second flip, which left the distillation boxes behind, is not copied.
+All views move together, once: the released code's second flip, which left the distillation boxes
+behind, is not copied.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def make_views(image: Tensor, boxes: Tensor, masks: Tensor, regions: Tensor) -> 
 
 
 def _bounding_boxes(boxes: Tensor, size: tuple[int, int]) -> tv_tensors.BoundingBoxes:
-    return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)  # type: ignore[call-overload]
+    return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
 
 
 def flip_at_random(views: Views, generator: torch.Generator) -> Views:
@@ -63,8 +64,8 @@ def scale_jitter(
 ) -> Views:
     """Large-scale jitter onto a canvas of size x size.
 
-    The image is scaled to fit s·size with s drawn from `limits`, cropped at random where it is larger, padded at the
-    bottom and right with the colour `fill` (0-255) where it is smaller.
+    The image is scaled to fit s·size with s drawn from `limits`, cropped at random where it is
+    larger, padded at the bottom and right with the colour `fill` (0-255) where it is smaller.
     """
     height, width = views.image.shape[-2:]
     low, high = limits

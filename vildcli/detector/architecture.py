@@ -10,12 +10,13 @@ from vildcli.errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Sizes and options of backbone, pyramid and heads; defaults are the published ones (ViLD, facts §1.1-1.5).
+    """Sizes and options of backbone, pyramid and heads; the defaults are ViLD's published ones.
 
     Attributes:
         backbone: resnet50 or small.
         image_size: side of the square an image is fitted into, pixels.
-        levels: pyramid levels; level l has stride 2**l. Levels above the backbone's last are stride-2 convolutions.
+        levels: pyramid levels; level l has stride 2**l. Levels above the backbone's last are
+            stride-2 convolutions.
         channels: width of the pyramid and of every head's convolutions.
         rpn_convs, box_convs, box_fcs, mask_convs: depth of the heads; each layer is normalised.
         fc_width: width of the box head's fully connected layers.
@@ -78,4 +79,5 @@ def architecture_from_dict(values: dict[str, Any]) -> Architecture:
         raise ModelError(
             f"Unknown architecture keys: {', '.join(unknown)}.", hint="Update vildcli."
         )
-    return Architecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return Architecture(**read)

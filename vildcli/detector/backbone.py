@@ -1,4 +1,4 @@
-"""Backbones with a feature pyramid: P2-P6, batch norm after every level and no ReLU (facts §1.1)."""
+"""Backbones with a feature pyramid: P2-P6, batch norm after every level and no ReLU."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Residual(nn.Module):
 
 
 def _small_body(architecture: Architecture) -> tuple[nn.Module, dict[int, int]]:
-    """Four residual stages; C2, C3, C4 with 64, 96, 128 channels. Small enough to train on a laptop."""
+    """Four stages; C2, C3, C4 with 64, 96, 128 channels. Small enough to train on a laptop."""
     widths = {2: 64, 3: 96, 4: 128}
     stages = nn.Sequential()
     stages.add_module("stem", conv_norm_relu(3, 32, architecture, stride=2))
@@ -88,7 +88,7 @@ class Backbone(nn.Module):
         self.norm = nn.ModuleDict({str(k): batch_norm(channels, architecture) for k in self.levels})
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images [B, 3, H, W] to one [B, channels, H / 2**l, W / 2**l] a level, finest first."""
+        """Normalised images [B, 3, H, W] to [B, channels, H / 2**l, W / 2**l], finest first."""
         bottom_up = self.body(images)
         merged: dict[int, Tensor] = {}
         above: Tensor | None = None

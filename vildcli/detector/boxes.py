@@ -1,4 +1,4 @@
-"""Box arithmetic: coding against anchors or proposals, clipping, matching. Boxes are x1 y1 x2 y2 in pixels."""
+"""Box arithmetic: coding against anchors or proposals, matching. Boxes are x1 y1 x2 y2, pixels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from torchvision.ops import box_iou
 
 RPN_CODE_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 BOX_CODE_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-MAX_LOG_SCALE = math.log(
-    1000.0 / 16
-)  # a box grows at most by this factor, so that exp cannot overflow
+# A box grows at most by this factor, so that exp cannot overflow.
+MAX_LOG_SCALE = math.log(1000.0 / 16)
 
 
 def _centre_form(boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,4 +51,5 @@ def match_boxes(candidates: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     if len(truth) == 0:
         zeros = candidates.new_zeros(len(candidates))
         return zeros, zeros.long()
-    return box_iou(candidates, truth).max(1)
+    iou, row = box_iou(candidates, truth).max(1)
+    return iou, row

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """An image fitted into image_size and padded at the right and bottom with zeros, i.e. the mean colour.
+    """An image fitted into image_size, padded at the right and bottom with zeros: the mean colour.
 
     Attributes:
         pixels: [3, h, w] normalised float32; h and w are multiples of the coarsest stride.
@@ -49,7 +49,8 @@ def make_canvas(
 ) -> Canvas:
     """Fit an image [3, H, W] uint8 into size x size.
 
-    The canvas depends on this image alone, never on its neighbours in a batch: padding reaches into features.
+    The canvas depends on this image alone, never on its neighbours in a batch: padding reaches into
+    features.
     """
     height, width = image.shape[-2:]
     scale = size / max(height, width)

@@ -4,8 +4,8 @@
     pyramid, proposals ─pool─▶ roi features ─head(s)─▶ region embeddings, boxes
     pyramid, boxes ─pool─▶ roi features ─mask head─▶ masks
 
-`forward` returns losses (what data-parallel training hooks into), `regions` the image's `Regions`: neither
-knows a vocabulary beyond the text embeddings it is handed.
+`forward` returns losses (what data-parallel training hooks into), `regions` the image's `Regions`:
+neither knows a vocabulary beyond the text embeddings it is handed.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Detector(nn.Module):
         )
         sampled = [
             sample_regions(boxes, target, count=context.regions, generator=generator)
-            for (boxes, _), target in zip(proposals, targets)
+            for (boxes, _), target in zip(proposals, targets, strict=True)
         ]
         losses = {"objectness": objectness_loss, "proposal_box": proposal_box_loss}
         losses |= self._region_losses(pyramid, sizes, sampled, targets, context, distillation)
@@ -125,7 +125,7 @@ class Detector(nn.Module):
         distilled = [d.boxes for d in distillation] if distillation else []
         through_one_head = bool(distilled) and self.image_head is None
         if through_one_head:  # so that batch norm sees both kinds, as published
-            boxes = [torch.cat(pair) for pair in zip(boxes, distilled)]
+            boxes = [torch.cat(pair) for pair in zip(boxes, distilled, strict=True)]
         features, embeddings = self.head(self._pool(self.box_pool, pyramid, boxes, sizes))
         student = embeddings[:0]
         if through_one_head:
@@ -153,7 +153,7 @@ class Detector(nn.Module):
         foreground = torch.cat([s.foreground for s in sampled])
         wanted = [
             encode_boxes(t.boxes[s.truth[s.foreground]], s.boxes[s.foreground], BOX_CODE_WEIGHTS)
-            for s, t in zip(sampled, targets)
+            for s, t in zip(sampled, targets, strict=True)
         ]
         return box_loss(self.boxes(features[foreground]).float(), torch.cat(wanted))
 
@@ -167,7 +167,7 @@ class Detector(nn.Module):
         boxes = [s.boxes[s.foreground][:MASK_REGIONS] for s in sampled]
         wanted = [
             mask_targets(t.masks, s.truth[s.foreground][:MASK_REGIONS], b)
-            for s, t, b in zip(sampled, targets, boxes)
+            for s, t, b in zip(sampled, targets, boxes, strict=True)
         ]
         if not any(len(b) for b in boxes):  # batch norm cannot train on nothing
             return pyramid[0].new_zeros(())
@@ -198,7 +198,7 @@ class Detector(nn.Module):
         found: dict[int, Regions] = {}
         for rows in _by_shape(canvases):
             batch = [canvases[i] for i in rows]
-            found.update(zip(rows, self._regions_of_canvases(batch, count)))
+            found.update(zip(rows, self._regions_of_canvases(batch, count), strict=True))
         return [found[i] for i in range(len(images))]
 
     def _regions_of_canvases(self, canvases: list[Canvas], count: int) -> list[Regions]:
@@ -210,18 +210,18 @@ class Detector(nn.Module):
             self.proposal_head(pyramid), contents, per_level=max(1000, count), total=count
         )
         boxes = [b for b, _ in proposals]
+        counts = [len(b) for b in boxes]
         roi_features = self._pool(self.box_pool, pyramid, boxes, sizes)
         features, embeddings = self.head(roi_features)
         image_embeddings = self.image_head(roi_features)[1] if self.image_head else None
         codes = self.boxes(features).float()
         final = [
             _clip(decode_boxes(c, b, BOX_CODE_WEIGHTS), canvas.content)
-            for c, b, canvas in zip(codes.split([len(b) for b in boxes]), boxes, canvases)
+            for c, b, canvas in zip(codes.split(counts), boxes, canvases, strict=True)
         ]
         masks = self.mask_head(self._pool(self.mask_pool, pyramid, final, sizes)).sigmoid()
         text_side = embeddings if self.system.text_side else None
         image_side = image_embeddings if self.system.text_side else embeddings
-        counts = [len(b) for b in boxes]
         return [
             _regions_of_image(*of_image)
             for of_image in zip(
@@ -231,6 +231,7 @@ class Detector(nn.Module):
                 masks.split(counts),
                 _split(text_side, counts),
                 _split(image_side, counts),
+                strict=True,
             )
         ]
 
@@ -241,7 +242,7 @@ class Detector(nn.Module):
         boxes: list[Tensor],
         sizes: list[tuple[int, int]],
     ) -> Tensor:
-        named = {str(level): x for level, x in zip(self.architecture.levels, pyramid)}
+        named = {str(level): x for level, x in zip(self.architecture.levels, pyramid, strict=True)}
         pooled: Tensor = pooler(named, boxes, sizes)
         return pooled
 
@@ -256,14 +257,15 @@ def mask_targets(masks: Tensor, truth: Tensor, boxes: Tensor) -> Tensor:
         truth: [P] row of `masks` for each box.
     """
     rois = torch.cat([truth[:, None].to(boxes), boxes], 1)
-    cut = roi_align(masks[:, None].float(), rois, MASK_SIZE, sampling_ratio=2, aligned=True)
+    cut: Tensor = roi_align(masks[:, None].float(), rois, MASK_SIZE, sampling_ratio=2, aligned=True)
     return (cut[:, 0] >= 0.5).float()
 
 
 def _marks(first: list[int], second: list[int]) -> Tensor:
     """False x first[0], True x second[0], False x first[1], …"""
     parts = [
-        torch.tensor([False] * a + [True] * b, dtype=torch.bool) for a, b in zip(first, second)
+        torch.tensor([False] * a + [True] * b, dtype=torch.bool)
+        for a, b in zip(first, second, strict=True)
     ]
     return torch.cat(parts)
 
@@ -281,7 +283,7 @@ def _clip(boxes: Tensor, content: tuple[int, int]) -> Tensor:
 
 
 def _split(side: Tensor | None, counts: list[int]) -> list[Tensor | None]:
-    return [None] * len(counts) if side is None else list(side.split(counts))
+    return [None] * len(counts) if side is None else list(torch.split(side, counts))
 
 
 def _regions_of_image(

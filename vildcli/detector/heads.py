@@ -1,4 +1,4 @@
-"""Second-stage heads on pooled regions (facts §1.3-1.6): embeddings, class-agnostic boxes, class-agnostic masks."""
+"""Second-stage heads on pooled regions: embeddings, class-agnostic boxes, class-agnostic masks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def region_pooler(architecture: Architecture, size: int) -> MultiScaleRoIAlign:
 class RegionHead(nn.Module):
     """Convolutions, fully connected layers and the projection to the text space.
 
-    Forward: roi features [M, channels, 7, 7] to FC features [M, fc_width] and unit-norm embeddings [M, D].
+    Forward: roi features [M, channels, 7, 7] to FC features [M, fc_width] and unit-norm embeddings
+    [M, D].
     """
 
     def __init__(self, architecture: Architecture, embedding_width: int) -> None:

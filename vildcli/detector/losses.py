@@ -1,4 +1,4 @@
-"""Losses of the second stage with the published reductions (ViLD §3.2-3.3, facts §1.7). Pure functions.
+"""Losses of the second stage with the published reductions (ViLD §3.2-3.3). Pure functions.
 
 Shapes: M sampled regions of the batch, V distillation regions, C categories, D embedding width.
 """
@@ -41,8 +41,8 @@ def text_loss(
         logits: [M, 1 + C].
         labels: [M]; 0 is background, category column c is c + 1.
         is_base: [C] bool; the others have no annotations.
-        novel_logits: `zero` multiplies novel logits by 0, so they stay in the softmax (as released);
-            `masked` takes them out.
+        novel_logits: `zero` multiplies novel logits by 0, so they stay in the softmax (as
+            released); `masked` takes them out.
     """
     keep = F.pad(is_base, (1, 0), value=True)
     fill = 0.0 if novel_logits == "zero" else float("-inf")

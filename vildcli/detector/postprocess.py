@@ -1,7 +1,8 @@
 """Scores of regions to detections: two policies over the same regions. Pure functions.
 
-`top_detections` follows the publication (evaluation): a region may carry several names, NMS within each category,
-no threshold, 300 an image. `best_names` labels (detect): one name a region, NMS across names.
+`top_detections` follows the publication (evaluation): a region may carry several names, NMS within
+each category, no threshold, 300 an image. `best_names` labels (detect): one name a region, NMS
+across names.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ NmsKind = Literal["class", "agnostic", "group", "none"]
 def top_detections(
     boxes: Tensor, scores: Tensor, *, count: int = 300, iou: float = 0.5, first_guess: int = 10_000
 ) -> tuple[Tensor, Tensor]:
-    """The best `count` detections after NMS within each category, exactly, without looking at all R x C candidates.
+    """The best `count` detections after NMS within each category, without all R x C candidates.
 
-    The K best candidates by (score, category, region) are suppressed class by class. A candidate's fate depends only
-    on higher-scoring ones of its class, so if `count` survive, or K is everything, the answer is that of the full
-    procedure; else K grows fourfold.
+    The K best candidates by (score, category, region) are suppressed class by class. A candidate's
+    fate depends only on higher-scoring ones of its class, so if `count` survive, or K is
+    everything, the answer is that of the full procedure; else K grows fourfold.
 
     Args:
         boxes: [R, 4], class-agnostic.
@@ -47,7 +48,7 @@ def top_detections(
 
 
 def _best_rows(flat: Tensor, size: int) -> Tensor:
-    """The `size` best entries in rank order; ties at the cut are all taken, so the cut is not arbitrary."""
+    """The `size` best entries in rank order; ties at the cut are all taken."""
     smallest = flat.topk(size, sorted=False).values.min()
     candidates = torch.where(flat >= smallest)[0]
     return candidates[flat[candidates].sort(descending=True, stable=True).indices]
@@ -69,7 +70,8 @@ def best_names(
         boxes: [R, 4].
         scores: [R, C], the reported categories only.
         floor: scores below it are not kept.
-        kind: which names suppress each other: all (`agnostic`), those of one `group`, equal ones (`class`), none.
+        kind: which names suppress each other: all (`agnostic`), those of one `group`, equal ones
+            (`class`), none.
         groups: [C] group of each category, for `group`.
 
     Returns:
@@ -94,7 +96,8 @@ def _suppress(
     groups: Tensor | None,
 ) -> Tensor:
     if kind == "agnostic":
-        return nms(boxes, scores, iou).sort().values
+        kept: Tensor = nms(boxes, scores, iou)
+        return kept.sort().values
     if kind == "group":
         assert groups is not None, "group NMS needs the groups"
         column = groups[column]
@@ -102,5 +105,7 @@ def _suppress(
 
 
 def _class_nms(boxes: Tensor, scores: Tensor, classes: Tensor, iou: float) -> Tensor:
-    # batched_nms shifts each class by an offset; in float32 a thousand classes would cost a tenth of a pixel.
-    return batched_nms(boxes.double(), scores.double(), classes, iou)
+    # batched_nms shifts each class by an offset; in float32 a thousand classes would cost a tenth
+    # of a pixel.
+    kept: Tensor = batched_nms(boxes.double(), scores.double(), classes, iou)
+    return kept

@@ -1,4 +1,4 @@
-"""Region proposals: class-agnostic anchors, objectness, boxes (facts §1.1, §1.7).
+"""Region proposals: class-agnostic anchors, objectness, boxes.
 
 pyramid ─head─▶ objectness logits, deltas of every anchor ─select─▶ proposals [R, 4], objectness [R]
                                                           └─losses (training)
@@ -56,15 +56,18 @@ class ProposalHead(nn.Module):
         self.objectness = nn.Conv2d(width, ratios, 1)
         self.deltas = nn.Conv2d(width, ratios * 4, 1)
         for convolution in (*self.convs, self.objectness, self.deltas):
-            assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+            assert isinstance(convolution, nn.Conv2d)
+            assert convolution.bias is not None
             nn.init.normal_(convolution.weight, std=0.01)
             nn.init.zeros_(convolution.bias)
 
     def forward(self, pyramid: list[Tensor]) -> AnchorPredictions:
         logits, deltas, anchors = [], [], []
-        for level, norms, features in zip(self.architecture.levels, self.norms, pyramid):
+        for level, norms, features in zip(
+            self.architecture.levels, self.norms, pyramid, strict=True
+        ):
             x = features
-            for convolution, norm in zip(self.convs, norms):  # type: ignore[call-overload]
+            for convolution, norm in zip(self.convs, norms, strict=True):  # type: ignore[call-overload]  # a ModuleList
                 x = F.relu(norm(convolution(x)))
             batch = len(x)
             logits.append(self.objectness(x).permute(0, 2, 3, 1).reshape(batch, -1))
@@ -97,7 +100,7 @@ def select_proposals(
     per_level: int,
     total: int,
 ) -> list[tuple[Tensor, Tensor]]:
-    """The best proposals of each image: top `per_level` of a level, NMS 0.7, top `total` of all levels.
+    """The best proposals of each image: `per_level` of a level, NMS 0.7, `total` of all levels.
 
     Args:
         sizes: (height, width) of each image's content on its canvas; proposals are clipped to it.
@@ -109,7 +112,7 @@ def select_proposals(
     levels = torch.repeat_interleave(
         torch.arange(len(predictions.level_sizes)), torch.tensor(predictions.level_sizes)
     ).to(predictions.logits.device)
-    for logits, deltas, size in zip(predictions.logits, predictions.deltas, sizes):
+    for logits, deltas, size in zip(predictions.logits, predictions.deltas, sizes, strict=True):
         kept = _top_per_level(logits, predictions.level_sizes, per_level)
         boxes = decode_boxes(deltas[kept], predictions.anchors[kept], RPN_CODE_WEIGHTS)
         boxes = clip_boxes_to_image(boxes, size)
@@ -134,8 +137,8 @@ def proposal_losses(
 ) -> tuple[Tensor, Tensor]:
     """Objectness and box losses with the published reductions.
 
-    Objectness: sigmoid cross-entropy summed over the sampled anchors / (B x 256). Boxes: Huber (delta 1/9), mean
-    over the target coordinates of each level's positives, levels summed.
+    Objectness: sigmoid cross-entropy summed over the sampled anchors / (B x 256). Boxes: Huber
+    (delta 1/9), mean over the target coordinates of each level's positives, levels summed.
 
     Args:
         truths: ground-truth boxes [N, 4] of each image, canvas pixels.
@@ -143,7 +146,7 @@ def proposal_losses(
     anchors = predictions.anchors
     score_loss = predictions.logits.new_zeros(())
     positives, targets = [], []
-    for logits, truth in zip(predictions.logits, truths):
+    for logits, truth in zip(predictions.logits, truths, strict=True):
         positive, negative, matched = sample_anchors(anchors, truth, generator)
         rows = torch.cat([positive, negative])
         wanted = torch.cat([torch.ones_like(positive), torch.zeros_like(negative)]).float()
@@ -159,7 +162,7 @@ def proposal_losses(
 def _box_loss(
     predictions: AnchorPredictions, positives: list[Tensor], targets: list[Tensor]
 ) -> Tensor:
-    found = torch.cat([d[p] for d, p in zip(predictions.deltas, positives)])
+    found = torch.cat([d[p] for d, p in zip(predictions.deltas, positives, strict=True)])
     loss = predictions.deltas.new_zeros(())
     rows, wanted = torch.cat(positives), torch.cat(targets)
     start = 0

@@ -1,4 +1,4 @@
-"""Which regions the second stage is trained on (facts §1.2): 25% foreground, ground truth appended."""
+"""Which regions the second stage is trained on: 25% foreground, ground truth appended."""
 
 from __future__ import annotations
 

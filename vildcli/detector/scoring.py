@@ -1,4 +1,4 @@
-"""Region embeddings and text embeddings to scores: softmaxes, and the fusion of two sides (ViLD §3.4). Pure.
+"""Region and text embeddings to scores: softmaxes, and the fusion of two sides (ViLD §3.4). Pure.
 
 Shapes: R regions, C categories, D embedding width. All softmaxes run in float32.
 """
@@ -13,9 +13,8 @@ from torch import Tensor
 
 from vildcli.detector.losses import class_logits
 
-BASE_TEXT_WEIGHT = (
-    2.0 / 3.0
-)  # exponent of the text side for base categories; novel ones get 1 minus it
+# Exponent of the text side for base categories; novel ones get 1 minus it.
+BASE_TEXT_WEIGHT = 2.0 / 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +22,9 @@ class Fusion:
     """How the two sides become one score.
 
     Attributes:
-        kind: `text` or `image` is that side alone; `ensemble` is text^w · image^(1 - w) with w = base_weight for
-            base categories and 1 - base_weight for novel ones; `uniform` uses base_weight for all.
+        kind: `text` or `image` is that side alone; `ensemble` is text^w · image^(1 - w) with w =
+            base_weight for base categories and 1 - base_weight for novel ones; `uniform` uses
+            base_weight for all.
     """
 
     kind: Literal["text", "image", "ensemble", "uniform"]
@@ -97,7 +97,8 @@ def fuse(text: Tensor | None, image: Tensor | None, is_base: Tensor, fusion: Fus
         return only
     novel_weight = fusion.base_weight if fusion.kind == "uniform" else 1 - fusion.base_weight
     weight = torch.where(is_base, fusion.base_weight, novel_weight).to(text)
-    # In logarithms: a float32 softmax underflows to 0, and 0 to a power has no gradient; the floor keeps order.
+    # In logarithms: a float32 softmax underflows to 0, and 0 to a power has no gradient; the floor
+    # keeps order.
     tiny = torch.finfo(torch.float32).tiny
     return torch.exp(
         weight * text.clamp(min=tiny).log() + (1 - weight) * image.clamp(min=tiny).log()

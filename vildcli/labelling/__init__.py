@@ -1,1 +1,1 @@
-"""Images to regions to labels: sources, plan, records, the run. `records` and `masks` need no torch."""
+"""Images to regions to labels: sources, plan, records, runs. `records`, `masks` need no torch."""

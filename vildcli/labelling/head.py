@@ -1,7 +1,7 @@
 """`regions/head.safetensors`: what scoring stored regions needs besides the words.
 
-Tensors: `background` [D] where the system has a text side. Metadata: temperatures, fusion, base categories, prompts,
-and which text encoder the region embeddings were trained against.
+Tensors: `background` [D] where the system has a text side. Metadata: temperatures, fusion, base
+categories, prompts, and which text encoder the region embeddings were trained against.
 """
 
 from __future__ import annotations

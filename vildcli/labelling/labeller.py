@@ -1,4 +1,4 @@
-"""Names for regions: the scoring bank, the model's scoring head and the labelling policy of `detect`."""
+"""Names for regions: scoring bank, scoring head and the labelling policy of `detect`."""
 
 from __future__ import annotations
 

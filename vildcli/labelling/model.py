@@ -89,7 +89,8 @@ class OpenedModel:
     """A model ready to label with one vocabulary.
 
     Attributes:
-        settings: everything of model and words that decides a label; goes into the run's fingerprint.
+        settings: everything of model and words that decides a label; goes into the run's
+            fingerprint.
         default_conf: score from which its labels are shown, where that was measured.
         seconds_per_image: a forecast, where a run is slow enough to need one.
     """
@@ -172,7 +173,7 @@ def open_labelling_model(vocabulary: Vocabulary, options: LabellingOptions) -> O
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """How a model reads names: its encoder, its sentences, what it was trained on, its usual context."""
+    """How a model reads names: encoder, sentences, what it was trained on, usual context."""
 
     encoder: OpenClipTextEncoder
     prompts: Prompts
@@ -223,13 +224,12 @@ def _scoring_bank(
 
 def _context(options: LabellingOptions, default: Vocabulary | None) -> Vocabulary | None:
     if options.text_bank is not None and options.context in (None, "none"):
-        return (
-            None  # the bank's space is known by its file alone: nothing else can be put beside it
-        )
+        # The bank's space is known by its file alone: nothing else can be put beside it.
+        return None
     if options.text_bank is not None:
         raise ModelError(
             "--text-bank cannot be scored among the names of --context.",
-            hint="Put the context's names into the bank's vocabulary as negatives, or leave --context out.",
+            hint="Put the context's names into the bank's vocabulary, or leave --context out.",
         )
     if options.context is None:
         return default

@@ -3,7 +3,7 @@
     plan.parquet           the sorted image list, each row with its unit
     vocabulary.yaml        the names that category ids stand for
     regions/000007.parquet one row a region   ┐ one part a unit, renamed into place when whole;
-    labels/000007.parquet  one row a label    │ images/ last: its file is the commit mark of the unit
+    labels/000007.parquet  one row a label    │ images/ last: its file is the unit's commit mark
     images/000007.parquet  one row an image   ┘
 
 Columns, units and ranges: docs/records.md.
@@ -89,7 +89,7 @@ _LABELLED_REGION = (
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One image of the plan, as it was found. `width` and `height` are of the upright image, pixels."""
+    """One image of the plan, as found. `width` and `height` are of the upright image, pixels."""
 
     image_id: int
     source: str
@@ -114,8 +114,8 @@ class AttributeScore:
 class LabelRecord:
     """One label with the region it points to.
 
-    `box` is x1 y1 x2 y2 in pixels of the upright original image; `mask` is [28, 28] uint8, probability x 255
-    relative to `box`; scores are in 0-1.
+    `box` is x1 y1 x2 y2 in pixels of the upright original image; `mask` is [28, 28] uint8,
+    probability x 255 relative to `box`; scores are in 0-1.
     """
 
     label: int

@@ -1,14 +1,17 @@
 """The teacher's embeddings of proposals, computed once and read while training.
 
-A folder of kind `teacher`: parts of 256 images, `parts/000000.safetensors`, each with `boxes/<image id>` [R, 4]
-(original image frame, float32) and `embeddings/<image id>` [R, D] (unit norm, float16); memory-mapped when read.
-A part is renamed into place when whole, so that an interrupted run continues. A missing image fails before training.
+A folder of kind `teacher`: parts of 256 images, `parts/000000.safetensors`, each with `boxes/<image
+id>` [R, 4] (original image frame, float32) and `embeddings/<image id>` [R, D] (unit norm, float16);
+memory-mapped when read. A part is renamed into place when whole, so that an interrupted run
+continues. A missing image fails before training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -52,7 +55,7 @@ def fill_cache(
             tensors[f"boxes/{image_id}"] = boxes.float().contiguous()
             tensors[f"embeddings/{image_id}"] = embed_regions(image, boxes, encoder).half()
             advance()
-        write_atomically(path, lambda beside, content=tensors: save_file(content, beside))
+        write_atomically(path, partial(save_file, tensors))
 
 
 def _parts(image_ids: Sequence[int]) -> Iterator[tuple[int, Sequence[int]]]:
@@ -68,15 +71,15 @@ class TeacherCache:
     """Read access to a filled cache.
 
     Raises:
-        DataError: a part is damaged, or an image is missing: distilling less than was asked for is the best-known
-            way to lose half the accuracy without noticing.
+        DataError: a part is damaged, or an image is missing: distilling less than was asked for is
+            the best-known way to lose half the accuracy without noticing.
     """
 
     def __init__(self, folder: Path, image_ids: Sequence[int]) -> None:
-        self._files = {}
+        self._files: dict[str, Any] = {}
         for path in sorted((folder / "parts").glob("*.safetensors")):
             try:
-                file = safe_open(path, framework="pt")
+                file: Any = safe_open(path, framework="pt")
             except SafetensorError as error:
                 raise DataError(
                     f"{path} is damaged: {error}.", hint="Delete it, teach again."

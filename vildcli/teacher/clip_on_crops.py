@@ -1,7 +1,7 @@
-"""The teacher as the image side: every region's embedding is that of its crops (ViLD §3.2; 630 times slower).
+"""The teacher as the image side: a region's embedding is that of its crops (ViLD §3.2; slow).
 
-`clip-on-crops` takes its regions from any proposer and has no text side; `vild-text-clip` adds the teacher to a
-trained text head.
+`clip-on-crops` takes its regions from any proposer and has no text side; `vild-text-clip` adds the
+teacher to a trained text head.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class CropDetector:
     def regions(self, images: Sequence[Tensor]) -> list[Regions]:
         """Regions of each image, cropped at their final boxes."""
         found = []
-        for image, proposed in zip(images, self.propose(images)):
+        for image, proposed in zip(images, self.propose(images), strict=True):
             kept = nms(proposed.boxes, proposed.objectness, NMS_IOU)[: self.count]
             chosen = select_rows(proposed, kept)
             embeddings = embed_regions(image, chosen.boxes, self.encoder).half()

@@ -1,8 +1,9 @@
-"""Crops of regions, as the teacher sees them (ViLD §3.3, facts §1.9).
+"""Crops of regions, as the teacher sees them (ViLD §3.3).
 
-A region's embedding is normalise(v₁ + v₁.₅): the 1x and the 1.5x crop, each un-normalised in the sum. The 1.5x crop
-scales both sides about the centre and is clipped to the image. Crops are resized as the encoder's own preprocessing
-does: short side to the input size (bicubic, antialiased), centre cropped.
+A region's embedding is normalise(v₁ + v₁.₅): the 1x and the 1.5x crop, each un-normalised in the
+sum. The 1.5x crop scales both sides about the centre and is clipped to the image. Crops are resized
+as the encoder's own preprocessing does: short side to the input size (bicubic, antialiased), centre
+cropped.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class CropRecipe:
         size: side of the encoder's input, pixels.
         mean, std: of RGB in 0-1.
         factors: the crops whose embeddings are summed.
-        fit: `crop` resizes the short side and crops the centre, `squash` ignores the aspect, `pad` adds black.
+        fit: `crop` resizes the short side and crops the centre, `squash` ignores the aspect, `pad`
+            adds black.
     """
 
     size: int
@@ -60,7 +62,7 @@ class ImageEncoder:
 
 
 def scale_box(box: Sequence[float], factor: float, height: int, width: int) -> tuple[int, ...]:
-    """Scale a box about its centre, clip it to the image and round it outwards: x1 y1 x2 y2 whole pixels."""
+    """Scale a box about its centre, clip it to the image, round it outwards: whole pixels."""
     x1, y1, x2, y2 = box
     half_width, half_height = (x2 - x1) * factor / 2, (y2 - y1) * factor / 2
     centre_x, centre_y = (x1 + x2) / 2, (y1 + y2) / 2
@@ -87,7 +89,8 @@ def fit_crop(crop: Tensor, recipe: CropRecipe) -> Tensor:
         crop = F.pad(crop, (left, side - width - left, top, side - height - top))
     target = [size, size] if recipe.fit != "crop" else [size]
     crop = TF.resize(crop, target, interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return TF.center_crop(crop, [size, size])
+    cropped: Tensor = TF.center_crop(crop, [size, size])
+    return cropped
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""The teacher's image tower as an `ImageEncoder`: any open_clip model, with its own preprocessing."""
+"""The teacher's image tower as an `ImageEncoder`: any open_clip model, its own preprocessing."""
 
 from __future__ import annotations
 

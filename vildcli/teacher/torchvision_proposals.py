@@ -1,7 +1,7 @@
-"""Proposals of torchvision's COCO-trained Mask R-CNN: box and mask of a proposal's best foreground class.
+"""Proposals of torchvision's COCO-trained Mask R-CNN: box and mask of the best foreground class.
 
-The class name is discarded, the objectness is the RPN's. The weights have seen boxes of COCO's 80 categories, so
-nothing found with them is zero-shot on COCO.
+The class name is discarded, the objectness is the RPN's. The weights have seen boxes of COCO's 80
+categories, so nothing found with them is zero-shot on COCO.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class TorchvisionProposer:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Tensor]) -> list[Regions]:
-        # One by one: torchvision pads a batch to its largest image, and padding reaches into features.
+        # One by one: torchvision pads a batch to its largest image, and padding reaches into
+        # features.
         return [self._regions(image) for image in images]
 
     def _regions(self, image: Tensor) -> Regions:
@@ -96,4 +97,5 @@ class TorchvisionProposer:
         pooled = heads.mask_roi_pool(features, [boxes], [size])
         logits = heads.mask_predictor(heads.mask_head(pooled))
         chosen = logits[torch.arange(len(classes)), classes].sigmoid()
-        return (chosen * 255).round().to(torch.uint8).cpu()
+        masks: Tensor = (chosen * 255).round().to(torch.uint8).cpu()
+        return masks

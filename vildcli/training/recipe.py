@@ -15,7 +15,8 @@ class Recipe:
         batch: images a step.
         warmup_steps: linear, from 1/100 of the rate.
         drops: shares of `steps` after which the rate falls tenfold; empty means a cosine to zero.
-        weight_decay: on weights of convolutions and linear layers and the background embedding only.
+        weight_decay: on weights of convolutions and linear layers and the background embedding
+            only.
         regions: sampled regions an image; proposals: kept for sampling.
         jitter: limits of the scale jitter.
         box_weight: weight of the two box losses; 1 as published.

@@ -1,9 +1,10 @@
 """The training loop: one screen, resumable at any step.
 
-    batch ─▶ Detector.forward ─▶ losses ─weights─▶ sum ─▶ backward ─▶ clip ─▶ step ─▶ metrics, checkpoint
+    batch ─▶ Detector.forward ─▶ losses ─weights─▶ sum ─▶ backward ─▶ clip ─▶ step ─▶ checkpoint
 
-Everything random is a pure function of the seed and the step, so a run killed at any point continues, with the same
-command, to the same weights as an unbroken one (same device, same number of threads).
+Everything random is a pure function of the seed and the step, so a run killed at any point
+continues, with the same command, to the same weights as an unbroken one (same device, same number
+of threads).
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def training_step(
     total = weighted_sum(losses, recipe)
     optimiser.zero_grad(set_to_none=True)
     if torch.isfinite(total):
-        total.backward()
+        torch.autograd.backward(total)
         if recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(detector.parameters(), recipe.clip_norm)
         optimiser.step()
@@ -98,7 +99,7 @@ def training_step(
 
 
 def weighted_sum(losses: Mapping[str, Tensor], recipe: Recipe) -> Tensor:
-    """ViLD's total loss: every part with weight 1 but the distillation's w and the recipe's box weight."""
+    """ViLD's total loss: weight 1 but for the distillation's w and the recipe's box weight."""
     weights = {
         "distillation": recipe.distillation_weight,
         "box": recipe.box_weight,
@@ -109,7 +110,7 @@ def weighted_sum(losses: Mapping[str, Tensor], recipe: Recipe) -> Tensor:
 
 
 def make_optimiser(detector: Detector, recipe: Recipe) -> torch.optim.Optimizer:
-    """Weight decay on weights and the background embedding, not on biases and norms (facts §2.1)."""
+    """Weight decay on weights and the background embedding, not on biases and norms."""
     decayed = [p for p in detector.parameters() if p.ndim > 1] + [detector.background]
     chosen = {id(p) for p in decayed}
     others = [p for p in detector.parameters() if id(p) not in chosen]

@@ -1,4 +1,4 @@
-"""Groups of categories whose labels suppress each other: a parent with its kinds, and names of one thing."""
+"""Groups of categories whose labels suppress each other: parents with kinds, names of one thing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def category_groups(categories: Sequence[Category]) -> list[int]:
             row = leader[row]
         return row
 
-    for row, (category, same) in enumerate(zip(categories, same_things(categories, categories))):
+    names = same_things(categories, categories)
+    for row, (category, same) in enumerate(zip(categories, names, strict=True)):
         parent = rows.get(category.parent or "")
         for other in (*same, *([] if parent is None else [parent])):
             leader[top(row)] = top(other)
