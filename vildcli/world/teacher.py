@@ -1,7 +1,8 @@
 """The small world's vision-language model: a small open_clip CLIP trained on captioned crops.
 
-It stands for CLIP: it knows every category, base and novel, through text alone, as CLIP knows them from the web.
-Saved in open_clip's own folder form, so it is read like any other teacher (`local-dir:FOLDER`).
+It stands for CLIP: it knows every category, base and novel, through text alone, as CLIP knows them
+from the web. Saved in open_clip's own folder form, so it is read like any other teacher
+(`local-dir:FOLDER`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ MODEL_CONFIG: dict[str, Any] = {
 }
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 STEPS, BATCH, LEARNING_RATE = 400, 128, 2e-3
-# Wider than CLIP's 0.02: names start apart, so that the images have targets to move to from the first step on.
+# Wider than CLIP's 0.02: names start apart, so that images have targets from the first step on.
 TOKEN_STD = 0.5
 MAX_LOGIT_SCALE = 100.0  # CLIP's own clip
 JITTER = 0.12  # of a side: proposals are not centred on objects
@@ -48,7 +49,7 @@ FACTORS = (0.9, 1.6)  # the teacher is asked about 1x and 1.5x crops
 
 @dataclass(frozen=True, slots=True)
 class CaptionedCrop:
-    """A box of an image [3, H, W] uint8 with a sentence about it; the sentence may leave the colour out."""
+    """A box of an image [3, H, W] uint8 with a sentence that may leave the colour out."""
 
     image: Tensor
     box: tuple[float, float, float, float]
@@ -70,7 +71,7 @@ def train_teacher(
     steps: int = STEPS,
     advance: Advance,
 ) -> None:
-    """Train on captioned crops and write `open_clip_config.json` + `open_clip_model.safetensors` to `out`."""
+    """Train on captioned crops and write open_clip's own folder form to `out`."""
     crops = read_captions(captions_json, images)
     torch.manual_seed(seed)
     model = open_clip.CLIP(**MODEL_CONFIG)
@@ -91,7 +92,7 @@ def train_teacher(
         pixels = _normalise(torch.stack([_augmented(crops[i], rng) for i in rows]))
         loss = _contrastive_step(model, pixels, tokens[rows], truth.of(rows))
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
@@ -132,7 +133,7 @@ def _corners(bbox: Sequence[float]) -> tuple[float, float, float, float]:
 
 
 class _Truth:
-    """Which captions of a batch are true of which crops: the same name, and no other colour said."""
+    """Which captions of a batch are true of which crops: the same name, no other colour said."""
 
     def __init__(self, crops: Sequence[CaptionedCrop]) -> None:
         names = {name: i for i, name in enumerate(sorted({c.name for c in crops}))}
@@ -166,14 +167,15 @@ def _normalise(pixels: Tensor) -> Tensor:
 def _contrastive_step(
     model: open_clip.CLIP, pixels: Tensor, tokens: Tensor, truth: Tensor
 ) -> Tensor:
-    """CLIP's symmetric loss with every true pair as a positive, so that no true caption is pushed away."""
+    """CLIP's symmetric loss, every true pair a positive: no true caption is pushed away."""
     images = model.encode_image(pixels, normalize=True)
     texts = F.normalize(_encode_tokens(model, tokens), dim=-1)
     logits = images @ texts.T * model.logit_scale.exp()
     positives = truth.float()
     by_image = -(logits.log_softmax(1) * positives).sum(1) / positives.sum(1)
     by_text = -(logits.log_softmax(0) * positives).sum(0) / positives.sum(0)
-    return (by_image.mean() + by_text.mean()) / 2
+    loss: Tensor = (by_image.mean() + by_text.mean()) / 2
+    return loss
 
 
 def _encode_tokens(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
