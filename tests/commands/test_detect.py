@@ -26,10 +26,11 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
     module = ModuleType("vildcli.labelling.model")
 
-    def open_labelling_model(**choices: Any) -> StubModel:
-        calls.append(choices)
+    def open_labelling_model(vocabulary: object, options: dict[str, Any]) -> StubModel:
+        calls.append({"vocabulary": vocabulary, **options})
         return StubModel()
 
+    module.LabellingOptions = dict  # type: ignore[attr-defined]
     module.open_labelling_model = open_labelling_model  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vildcli.labelling.model", module)
     return calls

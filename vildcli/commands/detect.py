@@ -90,10 +90,9 @@ _model_options = _options(
     ),
     click.option(
         "--teacher",
-        default="ViT-B-32:openai",
-        show_default=True,
         metavar="T",
-        help="open_clip model of clip-on-crops: NAME:TAG or NAME:FILE.",
+        help="open_clip model that sees crops, NAME:TAG or NAME:FILE; with a vild-text model it"
+        " adds an image side.  [default: ViT-B-32:openai for clip-on-crops]",
     ),
     click.option(
         "--proposals",
@@ -243,10 +242,11 @@ def _vocabulary(vocab: str | None, classes: str | None) -> Vocabulary:
 
 
 def _open_model(vocabulary: Vocabulary, choices: dict[str, Any]) -> Any:
-    from vildcli.labelling.model import open_labelling_model
+    from vildcli.labelling.model import LabellingOptions, open_labelling_model
 
     names = (*_MODEL_CHOICES, "floor", "max_det", "nms", "prompts", "context", "text_bank")
-    return open_labelling_model(vocabulary=vocabulary, **{name: choices[name] for name in names})
+    options = LabellingOptions(**{name: choices[name] for name in names})
+    return open_labelling_model(vocabulary, options)
 
 
 def _open_run(
