@@ -37,6 +37,8 @@ def text_loss(
 ) -> Tensor:
     """Softmax cross-entropy over background + all categories, mean over the regions (ViLD eq. 3).
 
+    0 where there are no regions.
+
     Args:
         logits: [M, 1 + C].
         labels: [M]; 0 is background, category column c is c + 1.
@@ -44,6 +46,8 @@ def text_loss(
         novel_logits: `zero` multiplies novel logits by 0, so they stay in the softmax (as
             released); `masked` takes them out.
     """
+    if not len(labels):
+        return logits.sum()
     keep = F.pad(is_base, (1, 0), value=True)
     fill = 0.0 if novel_logits == "zero" else float("-inf")
     return F.cross_entropy(logits.masked_fill(~keep, fill), labels)
