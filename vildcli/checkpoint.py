@@ -142,9 +142,15 @@ def _read_card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
             f"{path} has format {number}; this vildcli reads up to {MODEL_FORMAT}.",
             hint="Update vildcli.",
         )
-    values = json.loads(metadata["card"])
-    categories = tuple(_category(values) for values in values.pop("base_categories"))
-    return ModelCard(**values, base_categories=categories)
+    try:
+        values = json.loads(metadata["card"])
+        categories = tuple(_category(category) for category in values["base_categories"])
+        return ModelCard(**{**values, "base_categories": categories})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{path} has a card that cannot be read: {error}.",
+            hint="Give a model trained by vildcli.",
+        ) from error
 
 
 def _category(values: dict[str, Any]) -> Category:
