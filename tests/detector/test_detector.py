@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tiny_detector import (
+    TINY,
+    TRAINED,
+    WIDTH,
+    tiny_context,
+    tiny_detector,
+    tiny_distillation,
+    tiny_images,
+    tiny_target,
+)
+from torch import Tensor
+
+from vildcli.detector.architecture import ARCHITECTURES, Architecture, architecture_from_dict
+from vildcli.detector.detector import Detector, mask_targets
+from vildcli.errors import ModelError
+from vildcli.systems import SYSTEMS, find_system
+from vildcli.types import Distillation, Regions, Target
+
+
+def losses_of(
+    detector: Detector,
+    targets: list[Target] | None = None,
+    distillation: list[Distillation] | None = None,
+) -> dict[str, Tensor]:
+    detector.train()
+    generator = torch.Generator().manual_seed(0)
+    targets = targets or [tiny_target(), tiny_target(1)]
+    found: dict[str, Tensor] = detector(
+        tiny_images(), targets, tiny_context(), distillation, generator
+    )
+    return found
+
+
+def assert_same(a: Regions, b: Regions, *, exact: bool = True) -> None:
+    assert len(a) == len(b)
+    for name in ("boxes", "proposals", "objectness", "masks", "text_side", "image_side"):
+        ours, theirs = getattr(a, name), getattr(b, name)
+        assert (ours is None) == (theirs is None)
+        if ours is not None and exact:
+            assert torch.equal(ours, theirs), name
+        elif ours is not None:
+            tolerance = {"masks": 1.0, "text_side": 2e-3, "image_side": 2e-3}.get(name, 1e-3)
+            torch.testing.assert_close(ours.float(), theirs.float(), atol=tolerance, rtol=1e-4)
+
+
+@pytest.mark.parametrize("system", TRAINED)
+def test_every_trained_system__losses_and_regions(system: str) -> None:
+    row, detector = SYSTEMS[system], tiny_detector(system)
+    distillation = [tiny_distillation(), tiny_distillation()] if row.distilled else None
+    losses = losses_of(detector, distillation=distillation)
+    assert set(losses) == {
+        "objectness",
+        "proposal_box",
+        "box",
+        "mask",
+        *(["text"] if row.text_side else []),
+        *(["distillation"] if row.distilled else []),
+    }
+    torch.stack(list(losses.values())).sum().backward()
+    without = {n for n, p in detector.named_parameters() if p.grad is None}
+    projected = {"background", "head.project.weight", "head.project.bias"}
+    # vild-image scores without background; every other parameter is reached.
+    assert without <= ({"background"} if row.text_side is None else set()), without - projected
+
+    regions = detector.eval().regions([tiny_images()[0]], count=20)[0]
+    assert 0 < len(regions) <= 20
+    assert (regions.text_side is None) == (row.text_side is None)
+    assert (regions.image_side is None) == (row.image_side != "student")
+    for side in (regions.text_side, regions.image_side):
+        if side is not None:
+            assert side.dtype == torch.float16
+            assert side.shape == (len(regions), WIDTH)
+            torch.testing.assert_close(side.float().norm(dim=1), torch.ones(len(regions)), atol=2e-3, rtol=0)  # fmt: skip
+    assert (regions.objectness[:-1] >= regions.objectness[1:]).all()
+    assert regions.boxes.min() >= 0
+    assert regions.boxes.max() <= 64
+
+
+def test_gradients__neither_text_nor_teacher() -> None:
+    detector, context = tiny_detector("vild-ensemble"), tiny_context()
+    distillation = [tiny_distillation(), tiny_distillation()]
+    context.text_embeddings.requires_grad_(False)
+    losses = losses_of(detector, distillation=distillation)
+    losses["text"].backward(retain_graph=True)
+    assert detector.background.grad is not None
+    assert detector.background.grad.abs().sum() > 0
+    assert detector.head.project.weight.grad is not None
+    assert detector.image_head is not None
+    assert detector.image_head.project.weight.grad is None
+    losses["distillation"].backward()
+    assert detector.image_head.project.weight.grad.abs().sum() > 0
+    assert not any(d.embeddings.requires_grad for d in distillation)
+
+
+@pytest.mark.parametrize("system", TRAINED)
+def test_empty_images_and_invalid_regions_are_finite(system: str) -> None:
+    detector = tiny_detector(system)
+    distilled = SYSTEMS[system].distilled
+    distillation = [tiny_distillation(valid=False)] * 2 if distilled else None
+    losses = losses_of(detector, [tiny_target(0), tiny_target(0)], distillation)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert losses["box"] == losses["mask"] == losses["proposal_box"] == 0
+    assert not distilled or losses["distillation"] == 0
+    torch.stack(list(losses.values())).sum().backward()
+
+
+@pytest.mark.parametrize("system", TRAINED)
+def test_no_proposals_are_finite(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = (torch.zeros(0, 4), torch.zeros(0))
+    monkeypatch.setattr(
+        "vildcli.detector.detector.select_proposals", lambda *a, **k: [nothing, nothing]
+    )
+    detector = tiny_detector(system)
+    distillation = [tiny_distillation()] * 2 if SYSTEMS[system].distilled else None
+    losses = losses_of(detector, distillation=distillation)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    losses = losses_of(detector, [tiny_target(0)] * 2, distillation)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    found = detector.eval().regions(list(tiny_images()))
+    assert [len(regions) for regions in found] == [0, 0]
+
+
+def test_one_head_sees_both_kinds_of_regions_and_keeps_them_apart() -> None:
+    """Shuffling the teacher's embeddings of `vild` changes the distillation loss alone."""
+    losses = losses_of(tiny_detector("vild"), distillation=[tiny_distillation()] * 2)
+    other = tiny_distillation()
+    swapped = Distillation(other.boxes, other.embeddings.flip(0), other.valid)
+    changed = losses_of(tiny_detector("vild"), distillation=[swapped] * 2)
+    assert {k for k in losses if losses[k] != changed[k]} == {"distillation"}
+
+
+def test_regions__an_image_is_the_same_in_any_batch() -> None:
+    detector = tiny_detector().eval()
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(64, 64), (40, 80), (1, 1), (100, 30), (64, 64), (1, 90), (41, 80)]
+    images = [torch.randint(0, 256, (3, *s), dtype=torch.uint8, generator=generator) for s in sizes]
+    together = detector.regions(images, count=15)
+    for image, regions, (height, width) in zip(images, together, sizes, strict=True):
+        assert_same(detector.regions([image], count=15)[0], regions, exact=False)
+        assert regions.boxes.numel() == 0 or (
+            regions.boxes[:, [0, 2]].max() <= width and regions.boxes[:, [1, 3]].max() <= height
+        )
+
+
+def test_regions__fewer_are_the_best_of_more() -> None:
+    detector, image = tiny_detector().eval(), tiny_images()[0]
+    few, many = (detector.regions([image], count=c)[0] for c in (5, 20))
+    torch.testing.assert_close(few.proposals, many.proposals[: len(few)])
+    torch.testing.assert_close(few.objectness, many.objectness[: len(few)])
+
+
+def test_mask_targets__a_box_on_its_object_is_filled() -> None:
+    masks = torch.zeros(2, 64, 64, dtype=torch.bool)
+    masks[1, 8:40, 16:48] = True
+    boxes = torch.tensor([[16.0, 8, 48, 40], [16, 8, 48, 72], [0, 0, 64, 64]])
+    cut = mask_targets(masks, torch.tensor([1, 1, 0]), boxes)
+    assert cut.shape == (3, 28, 28)
+    assert cut[0].mean() == 1
+    assert cut[1, :14].mean() == 1
+    assert cut[1, 14:].mean() == 0
+    assert cut[2].sum() == 0
+
+
+def test_architecture__round_trip_through_json() -> None:
+    for architecture in (TINY, *ARCHITECTURES.values()):
+        written = json.loads(json.dumps(architecture.as_dict()))
+        assert architecture_from_dict(written) == architecture
+
+
+def test_architecture__unknown_keys_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"^Unknown architecture keys: cascade\.$") as error:
+        architecture_from_dict({**TINY.as_dict(), "cascade": 3})
+    assert error.value.hint == "Update vildcli."
+
+
+def test_architecture__unknown_backbone_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"^There is no backbone 'vgg'\.$") as error:
+        Detector(Architecture(backbone="vgg"), SYSTEMS["vild"], WIDTH)
+    assert error.value.hint == "Backbones: small, resnet50."
+
+
+def test_find_system__names_the_nearest() -> None:
+    with pytest.raises(ModelError, match=r"^There is no system 'vild-ensembel'\.$") as error:
+        find_system("vild-ensembel")
+    assert error.value.hint == "Did you mean 'vild-ensemble'?"
+
+
+def test_resnet50__published_sizes() -> None:
+    torch.manual_seed(0)
+    detector = Detector(ARCHITECTURES["resnet50"], SYSTEMS["vild-ensemble"], 512).eval()
+    with torch.inference_mode():
+        pyramid = detector.backbone(torch.zeros(1, 3, 128, 128))
+    assert [tuple(x.shape[1:]) for x in pyramid] == [(256, 128 // s, 128 // s) for s in (4, 8, 16, 32, 64)]  # fmt: skip
+    assert all(x.min() < 0 for x in pyramid)  # normalised, and no ReLU after it
+    head, rpn = detector.head, detector.proposal_head
+    sizes = [tuple(p.shape) for p in head.parameters() if p.ndim > 1]
+    assert sizes == [(256, 256, 3, 3)] * 4 + [(1024, 256 * 49), (1024, 1024), (512, 1024)]
+    assert len(rpn.convs) == 2
+    assert [len(norms) for norms in rpn.norms] == [2] * 5  # type: ignore[arg-type]
+    assert rpn.objectness.out_channels == 3
+    assert tuple(detector.boxes.weight.shape) == (4, 1024)
+    assert detector.mask_head.logits.out_channels == 1
+    assert set(detector.backbone.norm) == {"2", "3", "4", "5", "6"}
+    norm = detector.backbone.norm["2"]
+    assert (norm.eps, norm.momentum) == (1e-4, 0.003)
+    largest = detector.box_pool
+    assert list(largest.featmap_names) == ["2", "3", "4", "5", "6"]  # P6 is pooled too
