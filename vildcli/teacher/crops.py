@@ -126,5 +126,6 @@ def encode_crops(crops: Sequence[Tensor], encoder: ImageEncoder) -> Tensor:
         for i in range(0, len(crops), BATCH)
     ]
     if not batches:
-        batches = [encoder.encode(torch.zeros(1, 3, recipe.size, recipe.size))[:0]]
+        none = torch.zeros(1, 3, recipe.size, recipe.size, device=encoder.device)
+        batches = [encoder.encode(none)[:0]]
     return torch.cat(batches).float().cpu()
