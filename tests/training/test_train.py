@@ -164,7 +164,7 @@ def test_weight_decay__weights_and_the_background_alone(optimiser: str) -> None:
     decayed, others = ({id(p) for p in group["params"]} for group in groups)
     assert [group["weight_decay"] for group in groups] == [1e-2, 0.0]
     for name, parameter in detector.named_parameters():
-        is_weight = name == "background" or name.endswith("weight") and parameter.ndim > 1
+        is_weight = name == "background" or (name.endswith("weight") and parameter.ndim > 1)
         assert (id(parameter) in decayed) == is_weight, name
         assert (id(parameter) in others) != is_weight, name
     assert type(make_optimiser(detector, tiny_recipe(optimiser=optimiser))).__name__.lower() == (
