@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError  # what torch.load raises, even of weights only
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ class TorchvisionProposer:
         try:
             state = torch.load(weights, map_location="cpu", weights_only=True)
             self.model.load_state_dict(state)
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        except (OSError, RuntimeError, UnpicklingError, EOFError, TypeError) as error:
             raise ModelError(
                 f"{weights} does not hold torchvision's maskrcnn_resnet50_fpn: "
                 f"{str(error).splitlines()[0]}",
