@@ -16,22 +16,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vildcli.checkpoint import load_model
+from vildcli.checkpoint import Model, load_model
 from vildcli.detector.detector import Detector
 from vildcli.detector.postprocess import NmsKind
 from vildcli.detector.scoring import Fusion, ScoringHead
 from vildcli.errors import ModelError
-from vildcli.labelling.head import StoredHead, write_head
+from vildcli.labelling.head import StoredHead, read_head, write_head
 from vildcli.labelling.label import RegionDetector
 from vildcli.labelling.labeller import LabelPolicy, VocabularyLabeller
+from vildcli.runs import file_sha256
 from vildcli.systems import System, find_system
 from vildcli.teacher.clip_on_crops import CropDetector
 from vildcli.teacher.encoder import image_encoder_of
 from vildcli.teacher.torchvision_proposals import TorchvisionProposer
-from vildcli.text.bank import load_text_bank
-from vildcli.text.context import ScoringBank, build_scoring_bank, combine_scoring_bank
+from vildcli.text.bank import TextBank, embed_categories, load_text_bank
+from vildcli.text.context import (
+    ScoringBank,
+    build_scoring_bank,
+    combine_scoring_bank,
+    negative_categories,
+)
 from vildcli.text.encoder import (
     OpenClipTextEncoder,
+    load_text_encoder,
     text_encoder_from_state,
     text_encoder_of,
 )
@@ -48,6 +55,7 @@ DEFAULT_TEACHER = "ViT-B-32:openai"
 DEFAULT_PROMPTS = "vild-63"
 DEFAULT_CONTEXT = "lvis-v1"  # of clip-on-crops, which has no base categories of its own
 REGIONS, CROPPED_REGIONS = 300, 100  # an image; a crop costs a pass through the teacher
+_OF_MODEL = "model:"  # a head's reference to a model file, not to an open_clip model
 FORECAST_SIZE = (480, 640)  # pixels of the image that a forecast is measured on
 
 
@@ -132,10 +140,21 @@ class _Student:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The named device, or the best there is."""
-    if name is not None:
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The named device, or the best there is.
+
+    Raises:
+        ModelError: there is no such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise ModelError(
+            f"There is no device '{name}' here.", hint="Leave --device out, or use --device cpu."
+        ) from error
+    return device
 
 
 def open_labelling_model(vocabulary: Vocabulary, options: LabellingOptions) -> OpenedModel:
@@ -151,6 +170,7 @@ def open_labelling_model(vocabulary: Vocabulary, options: LabellingOptions) -> O
     head = _with_fusion(parts.head, options.fusion)
     words = Words(parts.encoder, _prompts(options, parts), parts.base, parts.default_context)
     labeller, said = make_labeller(vocabulary, words, head, options)
+    crops = isinstance(parts.detector, CropDetector)
     settings = {
         "system": parts.system.name,
         **parts.identity,
@@ -167,7 +187,7 @@ def open_labelling_model(vocabulary: Vocabulary, options: LabellingOptions) -> O
         head=StoredHead(
             head, parts.encoder.identity, words.prompts, parts.base, _text_reference(options)
         ),
-        seconds_per_image=(lambda: _measure(parts.detector)) if of_crops else None,
+        seconds_per_image=(lambda: _measure(parts.detector)) if crops else None,
     )
 
 
@@ -179,6 +199,40 @@ class Words:
     prompts: Prompts
     base: tuple[Category, ...]
     default_context: Vocabulary | None
+
+
+def open_stored_labeller(
+    run: Path, vocabulary: Vocabulary, options: LabellingOptions
+) -> tuple[VocabularyLabeller, dict[str, Any]]:
+    """The labeller of a run's stored regions for another vocabulary, and what decides its labels.
+
+    Raises:
+        RunError: the run kept no region embeddings.
+        ModelError: the text encoder that they live beside is gone, or is another one by now.
+    """
+    stored = read_head(run)
+    if stored.reference.startswith(_OF_MODEL):
+        model = load_model(stored.reference.removeprefix(_OF_MODEL), torch.device("cpu"))
+        encoder = _model_encoder(model, options.offline)
+    else:
+        encoder = load_text_encoder(stored.reference, offline=options.offline)
+    if encoder.identity != stored.text_encoder:
+        raise ModelError(
+            f"{stored.reference} is not the text encoder that {run} was made with any more.",
+            hint="Put the model back, or run detect again.",
+        )
+    prompts = load_prompts(options.prompts) if options.prompts else stored.prompts
+    words = Words(encoder, prompts, stored.base, _usual_context(stored.base))
+    return make_labeller(vocabulary, words, _with_fusion(stored.head, options.fusion), options)
+
+
+def _usual_context(base: tuple[Category, ...]) -> Vocabulary:
+    """A model's base categories; LVIS for one that was trained on none."""
+    return Vocabulary("base categories", base) if base else load_vocabulary(DEFAULT_CONTEXT)
+
+
+def _model_encoder(model: Model, offline: bool) -> OpenClipTextEncoder:
+    return text_encoder_from_state(model.card.text_encoder, model.text_tower, offline=offline)
 
 
 def make_labeller(
@@ -195,7 +249,7 @@ def make_labeller(
         "text_encoder": words.encoder.identity,
         "prompts": words.prompts.fingerprint,
         "context": context.fingerprint() if context else "none",
-        "text_bank": options.text_bank and load_text_bank(options.text_bank).encoder,
+        "text_bank": options.text_bank and file_sha256(options.text_bank),
         "fusion": [head.fusion.kind, head.fusion.base_weight],
         "floor": options.floor,
         "max_det": options.max_det,
@@ -217,9 +271,26 @@ def _scoring_bank(
         )
     names = [category.name for category in vocabulary.categories]
     ready = load_text_bank(options.text_bank, names, temperature=words.encoder.temperature)
+    _refuse_other_space(ready, words.encoder, options.text_bank)
+    negatives = embed_categories(negative_categories(vocabulary), words.encoder, words.prompts)
     return combine_scoring_bank(
-        vocabulary, ready.embeddings, base=words.base, temperature=ready.temperature
+        vocabulary,
+        ready.embeddings,
+        negatives=negatives,
+        base=words.base,
+        temperature=ready.temperature,
     )
+
+
+def _refuse_other_space(bank: TextBank, encoder: OpenClipTextEncoder, path: Path) -> None:
+    """Refuse embeddings that the model's regions cannot be compared with."""
+    # A bare .npy does not say what made it.
+    is_other = path.suffix != ".npy" and bank.encoder != encoder.identity
+    if is_other or bank.embeddings.shape[1] != encoder.width:
+        raise ModelError(
+            f"{path} was made with another text encoder than the model's.",
+            hint=f"Make it with the model's, whose vectors have {encoder.width} numbers.",
+        )
 
 
 def _context(options: LabellingOptions, default: Vocabulary | None) -> Vocabulary | None:
@@ -249,7 +320,7 @@ def _clip_on_crops(options: LabellingOptions, device: torch.device) -> _Parts:
         head=ScoringHead(None, clip.temperature, clip.temperature, Fusion("image")),
         prompts=load_prompts(DEFAULT_PROMPTS),
         base=(),
-        default_context=load_vocabulary(DEFAULT_CONTEXT),
+        default_context=_usual_context(()),
         identity={"teacher": clip.identity, "proposals": provenance},
         default_conf=None,
     )
@@ -260,17 +331,21 @@ def _trained(options: LabellingOptions, device: torch.device) -> _Parts:
     card = model.card
     system, count = find_system(card.system), _region_count(options)
     detector: RegionDetector = _Student(model.detector, count)
-    encoder = text_encoder_from_state(card.text_encoder, model.text_tower, offline=options.offline)
+    encoder = _model_encoder(model, options.offline)
     identity: dict[str, Any] = {"model": model.identity}
     image_temperature = card.temperature
     if options.teacher is not None:
         system = _with_teacher(system)
         clip = load_open_clip(options.teacher, offline=options.offline)
-        student = detector
+        if clip.identity != encoder.identity:
+            raise ModelError(
+                f"{options.teacher} is not the CLIP whose text this model was trained against.",
+                hint="Give the same weights: both sides are scored with one text embedding.",
+            )
+        student = _Student(model.detector, max(REGIONS, count))  # more than are left after NMS
         detector = _crop_detector(clip, student.regions, device, system, count)
         identity["teacher"], image_temperature = clip.identity, clip.temperature
     background = model.detector.background.detach().cpu() if system.text_side else None
-    context = Vocabulary("base categories", card.base_categories)
     return _Parts(
         system=system,
         detector=detector,
@@ -278,7 +353,7 @@ def _trained(options: LabellingOptions, device: torch.device) -> _Parts:
         head=ScoringHead(background, card.temperature, image_temperature, Fusion(system.fusion)),
         prompts=Prompts(**{**card.prompts, "templates": tuple(card.prompts["templates"])}),
         base=card.base_categories,
-        default_context=context,
+        default_context=_usual_context(card.base_categories),
         identity=identity,
         default_conf=card.default_conf,
     )
@@ -313,7 +388,8 @@ def _proposer(
         weights = find_detector_weights(offline=options.offline)
         return TorchvisionProposer(weights, device), f"torchvision {weights.name}"
     model = load_model(options.proposals, device)
-    return _Student(model.detector, REGIONS).regions, model.identity
+    count = max(REGIONS, _region_count(options))
+    return _Student(model.detector, count).regions, model.identity
 
 
 def _region_count(options: LabellingOptions) -> int:
@@ -347,7 +423,7 @@ def _text_reference(options: LabellingOptions) -> str:
     """Where relabelling finds the text encoder again."""
     if options.model == CLIP_ON_CROPS:
         return options.teacher or DEFAULT_TEACHER
-    return str(Path(options.model).resolve())
+    return f"{_OF_MODEL}{Path(options.model).resolve()}"
 
 
 def _measure(detector: RegionDetector) -> float:
