@@ -216,7 +216,7 @@ def command(
 
     # What is cheap to refuse is refused before a model is loaded.
     found = find_images(sources)
-    vocabulary = _vocabulary(vocab, classes)
+    vocabulary = chosen_vocabulary(vocab, classes)
     if out and not choices["force"]:
         check_out(out)
     _show_found(found)
@@ -233,7 +233,7 @@ def command(
     return 3 if summary.failed and run.state != "complete" else 0
 
 
-def _vocabulary(vocab: str | None, classes: str | None) -> Vocabulary:
+def chosen_vocabulary(vocab: str | None, classes: str | None) -> Vocabulary:
     from vildcli.vocabulary.files import load_vocabulary, parse_classes
 
     if (vocab is None) == (classes is None):

@@ -21,6 +21,7 @@ class Architecture:
         rpn_convs, box_convs, box_fcs, mask_convs: depth of the heads; each layer is normalised.
         fc_width: width of the box head's fully connected layers.
         anchor_scale: anchor side in strides.
+        roi_samples: RoIAlign's samples a cell, each way.
         norm_momentum, norm_eps: batch norm, in PyTorch's sense of momentum.
         pixel_mean, pixel_std: of RGB in 0-1.
     """
@@ -35,6 +36,7 @@ class Architecture:
     mask_convs: int = 4
     fc_width: int = 1024
     anchor_scale: float = 8.0
+    roi_samples: int = 2
     anchor_ratios: tuple[float, ...] = (1.0, 2.0, 0.5)
     norm_momentum: float = 0.003
     norm_eps: float = 1e-4
@@ -63,6 +65,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         box_fcs=1,
         mask_convs=2,
         fc_width=256,
+        roi_samples=1,
         norm_momentum=0.05,
     ),
 }

@@ -15,7 +15,8 @@ BOX_POOL, MASK_POOL = 7, 14  # cells a side
 def region_pooler(architecture: Architecture, size: int) -> MultiScaleRoIAlign:
     """RoIAlign on level floor(log2(sqrt(area) / 224)) + 4, clipped to the pyramid (P6 included)."""
     names = [str(level) for level in architecture.levels]
-    return MultiScaleRoIAlign(names, size, 2, canonical_scale=224, canonical_level=4)
+    samples = architecture.roi_samples
+    return MultiScaleRoIAlign(names, size, samples, canonical_scale=224, canonical_level=4)
 
 
 class RegionHead(nn.Module):

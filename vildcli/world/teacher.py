@@ -35,13 +35,11 @@ MODEL_CONFIG: dict[str, Any] = {
         "vocab_size": 49408,
         "width": 128,
         "heads": 4,
-        "layers": 2,
+        "layers": 1,
     },
 }
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-STEPS, BATCH, LEARNING_RATE = 400, 128, 2e-3
-# Wider than CLIP's 0.02: names start apart, so that images have targets from the first step on.
-TOKEN_STD = 0.5
+STEPS, BATCH, LEARNING_RATE = 480, 128, 2.5e-3
 MAX_LOGIT_SCALE = 100.0  # CLIP's own clip
 JITTER = 0.12  # of a side: proposals are not centred on objects
 FACTORS = (0.9, 1.6)  # the teacher is asked about 1x and 1.5x crops
@@ -75,7 +73,6 @@ def train_teacher(
     crops = read_captions(captions_json, images)
     torch.manual_seed(seed)
     model = open_clip.CLIP(**MODEL_CONFIG)
-    torch.nn.init.normal_(model.token_embedding.weight, std=TOKEN_STD)
     tokens = open_clip.SimpleTokenizer(context_length=MODEL_CONFIG["text_cfg"]["context_length"])(
         [crop.caption for crop in crops]
     )
@@ -86,7 +83,7 @@ def train_teacher(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, LEARNING_RATE, total_steps=steps, pct_start=0.1
     )
-    model.train()
+    model.to(memory_format=torch.channels_last).train()  # a third faster on CPU
     for step in range(steps):
         rows = rng.choice(len(crops), BATCH, replace=False)
         pixels = _normalise(torch.stack([_augmented(crops[i], rng) for i in rows]))

@@ -1,0 +1,67 @@
+"""`vildcli relabel`: label a run's stored regions with another vocabulary."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from vildcli import console
+
+_FRACTION = click.FloatRange(0, 1)
+
+
+@click.command(
+    epilog="\b\nExample:\n  vildcli detect photos --model demo/vild-ensemble --vocab coco "
+    "--keep-regions --out runs/a\n  vildcli relabel runs/a --vocab lvis-v1 --out runs/b"
+)
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--vocab", metavar="V", help="A vocabulary: coco, lvis-v1, … or a file.")
+@click.option("--classes", metavar="NAMES", help='Names with commas between: "apple, pear".')
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="RUN2")
+@click.option("--prompts", metavar="P", help="Sentences.  [default: the run's]")
+@click.option("--context", metavar="C", help="none, a vocabulary.  [default: the run's]")
+@click.option("--fusion", metavar="RULE", help="uniform:0.6, for models with two sides.")
+@click.option("--floor", type=_FRACTION, default=0.01, show_default=True)
+@click.option("--max-det", type=click.IntRange(min=1), default=300, show_default=True)
+@click.option(
+    "--nms",
+    type=click.Choice(["class", "agnostic", "group", "none"]),
+    default="agnostic",
+    show_default=True,
+)
+@click.option("--offline", is_flag=True, help="Never use the network.")
+@click.option("--force", is_flag=True, help="Delete another vildcli run at --out first.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def command(
+    run: Path,
+    vocab: str | None,
+    classes: str | None,
+    out: Path,
+    force: bool,
+    as_json: bool,
+    **options: object,
+) -> None:
+    """Label the regions that RUN stored (detect --keep-regions): no image, no detector."""
+    from vildcli.commands.detect import chosen_vocabulary
+    from vildcli.labelling.model import LabellingOptions, open_stored_labeller
+    from vildcli.labelling.relabel import relabel_run
+
+    vocabulary = chosen_vocabulary(vocab, classes)
+    labeller, settings = open_stored_labeller(run, vocabulary, LabellingOptions(**options))  # type: ignore[arg-type]
+    with console.progress("Relabelling", None) as advance:
+        summary = relabel_run(
+            run,
+            labeller,
+            out,
+            settings=settings,
+            vocabulary=vocabulary,
+            force=force,
+            advance=advance,
+        )
+    console.say(f"{summary.labels} labels on {summary.images} images in {summary.seconds:.1f} s")
+    console.say(f"Next: {console.program()} export {out} --to coco")
+    if as_json:
+        click.echo(json.dumps(asdict(summary)))

@@ -1,0 +1,75 @@
+"""Fill a teacher cache from files: proposals of a detector, crops, embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vildcli.checkpoint import load_model
+from vildcli.console import Advance
+from vildcli.data.lvis import load_annotations
+from vildcli.labelling.images import read_image
+from vildcli.runs import file_sha256, open_run
+from vildcli.teacher.cache import fill_cache
+from vildcli.teacher.encoder import image_encoder_of
+from vildcli.text.open_clip_models import load_open_clip
+
+KIND = "teacher"
+
+
+@dataclass(frozen=True, slots=True)
+class TeachOptions:
+    """What `vildcli teach` is told.
+
+    Attributes:
+        data: COCO or LVIS JSON; images: the folder of its files.
+        teacher: open_clip reference.
+        proposals: a model whose proposals are embedded.
+        regions: proposals an image.
+    """
+
+    data: Path
+    images: Path
+    teacher: str
+    proposals: str
+    regions: int = 300
+    device: str | None = None
+    offline: bool = False
+
+
+def teach(options: TeachOptions, out: Path, *, force: bool, advance: Advance) -> Path:
+    """Embed the proposals of every image; the same call continues an interrupted one."""
+    annotations = load_annotations(options.data)
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = load_model(options.proposals, device)
+    encoder = image_encoder_of(load_open_clip(options.teacher, offline=options.offline), device)
+    open_run(
+        out,
+        kind=KIND,
+        settings={
+            "data": file_sha256(options.data),
+            "teacher": encoder.identity,
+            "crops": encoder.recipe.as_dict(),
+            "proposals": model.identity,
+            "regions": options.regions,
+        },
+        force=force,
+    )
+    files = {image.id: options.images / image.file_name for image in annotations.images}
+
+    def read(image_id: int) -> Tensor:
+        return torch.from_numpy(read_image(files[image_id]).pixels).permute(2, 0, 1)
+
+    def propose(image: Tensor) -> Tensor:
+        return model.detector.regions([image], count=options.regions)[0].proposals
+
+    fill_cache(out, list(files), read=read, propose=propose, encoder=encoder, advance=advance)
+    return out
+
+
+def count_images(options: TeachOptions) -> int:
+    """Images that `teach` embeds."""
+    return len(load_annotations(options.data).images)
