@@ -126,8 +126,27 @@ def test_no_proposals_are_finite(system: str, monkeypatch: pytest.MonkeyPatch) -
     assert [len(regions) for regions in found] == [0, 0]
 
 
-def test_one_head_sees_both_kinds_of_regions_and_keeps_them_apart() -> None:
-    """Shuffling the teacher's embeddings of `vild` changes the distillation loss alone."""
+def test_one_head_sees_both_kinds_of_regions() -> None:
+    with_teacher = losses_of(tiny_detector("vild"), distillation=[tiny_distillation()] * 2)
+    without = losses_of(tiny_detector("vild"))
+    assert with_teacher["text"] != without["text"]  # batch norm saw other regions
+
+
+def test_one_head_keeps_both_kinds_apart() -> None:
+    found = []
+    for distillation in (None, [tiny_distillation(), tiny_distillation()]):
+        detector = tiny_detector("vild").eval()  # batch norm no longer mixes regions
+        generator = torch.Generator().manual_seed(0)
+        targets = [tiny_target(), tiny_target(1)]
+        with torch.no_grad():
+            images, context = tiny_images(), tiny_context()
+            found.append(detector(images, targets, context, distillation, generator))
+    assert "distillation" not in found[0]
+    for name, loss in found[0].items():
+        torch.testing.assert_close(found[1][name], loss)
+
+
+def test_shuffling_the_teacher_changes_the_distillation_alone() -> None:
     losses = losses_of(tiny_detector("vild"), distillation=[tiny_distillation()] * 2)
     other = tiny_distillation()
     swapped = Distillation(other.boxes, other.embeddings.flip(0), other.valid)

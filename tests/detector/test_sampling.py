@@ -27,6 +27,7 @@ def test_foreground_overlaps_by_more_than_half() -> None:
     # IoU 0.5 exactly, and a little more.
     proposals = torch.tensor([[0.0, 0, 10, 5], [0, 0, 10, 5.1]])
     sampled = sample_regions(proposals, target(TRUTH[:1]), count=64)
+    assert len(sampled.boxes) == 3  # each once, and the truth
     labels = dict(zip(map(tuple, sampled.boxes.tolist()), sampled.labels, strict=True))
     assert labels[(0, 0, 10, 5)] == 0
     assert [label.item() for box, label in labels.items() if box[3] > 5] == [5, 5]

@@ -20,8 +20,8 @@ TEXTS, BACKGROUND = units(CATEGORIES, WIDTH), 3 * units(WIDTH, seed=1)
 TEXT_SIDE, IMAGE_SIDE = units(REGIONS, WIDTH, seed=2), units(REGIONS, WIDTH, seed=3)
 
 
-def head(kind: str = "ensemble", weight: float = 2 / 3) -> ScoringHead:
-    return ScoringHead(BACKGROUND, 0.1, 0.05, Fusion(kind, weight))  # type: ignore[arg-type]
+def head(kind: str = "ensemble", **weight: float) -> ScoringHead:
+    return ScoringHead(BACKGROUND, 0.1, 0.05, Fusion(kind, **weight))  # type: ignore[arg-type]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -55,7 +55,7 @@ def test_ensemble__cube_root_of_the_published_product() -> None:
 
 
 def test_uniform__one_exponent_for_base_and_novel() -> None:
-    scores = score_regions(TEXT_SIDE, IMAGE_SIDE, TEXTS, IS_BASE, head("uniform", 0.6))
+    scores = score_regions(TEXT_SIDE, IMAGE_SIDE, TEXTS, IS_BASE, head("uniform", base_weight=0.6))
     text, image = expected_sides()
     np.testing.assert_allclose(scores.fused, text**0.6 * image**0.4, rtol=1e-4)
 
