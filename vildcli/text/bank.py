@@ -1,8 +1,7 @@
 """The text bank: one unit vector a name, and its cache.
 
-    sentence embeddings → normalised → mean over the templates → normalised     one vector a name or
-    synonym vectors of the name and its synonyms → mean → normalised                    one vector a
-    category
+    sentence embeddings → normalised → mean over the templates → normalised   one vector a name
+    vectors of the name and its synonyms → mean → normalised                  one vector a category
 
 A synonym thus weighs as much as the name. ViLD says that synonyms are used and not how they are
 pooled.
