@@ -313,6 +313,9 @@ def test_detect_then_relabel_gives_the_same_labels(
     assert said["text_encoder"] == stored.text_encoder
     relabel_run(first, labeller, tmp_path / "second", settings=said, vocabulary=vocabulary)
     assert labels_of(tmp_path / "second") == labels_of(first)
+    relabel = ["relabel", "first", "--classes", "apple, banana", "--out", "third", "--offline"]
+    assert run(relabel) == 0
+    assert labels_of(tmp_path / "third") == labels_of(first)
 
 
 def test_relabel__needs_the_model_it_was_made_with(
@@ -323,7 +326,9 @@ def test_relabel__needs_the_model_it_was_made_with(
     save_student(student, save_clip(tmp_path / "other", shift=0.1))
     with pytest.raises(ModelError) as error:
         open_stored_labeller(tmp_path / "run", WORDS, LabellingOptions(offline=True))
-    assert str(error.value).startswith(f"{student} is not the text encoder that {tmp_path / 'run'}")
+    assert str(error.value) == (
+        f"{student} is not the text encoder that {tmp_path / 'run'} was made with any more."
+    )
 
 
 def test_head__newer_damaged_and_missing(tmp_path: Path, student: Path) -> None:

@@ -1,4 +1,4 @@
-"""A model's predictions on an annotation set, by the publication's policy (facts §1.10).
+"""A model's predictions on an annotation set, by the publication's policy.
 
 Per-category NMS 0.5, no threshold, 300 detections an image, scored among the annotation set's own
 categories: unlike labelling, which gives a region one name and scores it in a context.

@@ -217,8 +217,9 @@ def open_stored_labeller(
     else:
         encoder = load_text_encoder(stored.reference, offline=options.offline)
     if encoder.identity != stored.text_encoder:
+        reference = stored.reference.removeprefix(_OF_MODEL)
         raise ModelError(
-            f"{stored.reference} is not the text encoder that {run} was made with any more.",
+            f"{reference} is not the text encoder that {run} was made with any more.",
             hint="Put the model back, or run detect again.",
         )
     prompts = load_prompts(options.prompts) if options.prompts else stored.prompts
