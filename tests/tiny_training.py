@@ -110,6 +110,7 @@ def tiny_recipe(**changes: Any) -> Recipe:
         "weight_decay": 1e-2,
         "regions": 16,
         "proposals": 24,
+        "mask_regions": 128,
         "jitter": (0.8, 1.2),
         "box_weight": 1.0,
         "distillation_weight": 0.5,

@@ -10,6 +10,7 @@ import pytest
 from stub_model import StubDetector, StubModel, draw_images
 
 from vildcli.cli import run
+from vildcli.labelling.options import LabellingOptions
 from vildcli.labelling.records import done_units
 
 
@@ -26,11 +27,10 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
     module = ModuleType("vildcli.labelling.model")
 
-    def open_labelling_model(vocabulary: object, options: dict[str, Any]) -> StubModel:
-        calls.append({"vocabulary": vocabulary, **options})
+    def open_labelling_model(vocabulary: object, options: LabellingOptions) -> StubModel:
+        calls.append({"vocabulary": vocabulary, "options": options})
         return StubModel()
 
-    module.LabellingOptions = dict  # type: ignore[attr-defined]
     module.open_labelling_model = open_labelling_model  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vildcli.labelling.model", module)
     return calls
@@ -53,7 +53,7 @@ def test_detect__labels_shows_and_says_what_is_next(
     assert "Next: vildcli export run --to coco" in shown.err
     assert Path("run/sheet.png").stat().st_size > 0
     assert [category.name for category in opened[0]["vocabulary"].categories] == ["apple", "pear"]
-    assert (opened[0]["model"], opened[0]["max_det"]) == ("clip-on-crops", 300)
+    assert opened[0]["options"] == LabellingOptions()
 
 
 def test_detect__json_is_one_object_on_stdout(

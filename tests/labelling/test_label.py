@@ -13,9 +13,9 @@ import pytest
 import torch
 from stub_model import REGIONS, StubModel, draw_images
 
+from vildcli.data.images import DecodedImage, read_image
 from vildcli.errors import RunError
 from vildcli.labelling import label
-from vildcli.labelling.images import DecodedImage, read_image
 from vildcli.labelling.label import label_images
 from vildcli.labelling.plan import Shard
 from vildcli.labelling.records import (

@@ -20,14 +20,11 @@ from vildcli.cli import run
 from vildcli.errors import ModelError, RunError, VildError
 from vildcli.labelling.head import read_head
 from vildcli.labelling.labeller import VocabularyLabeller
-from vildcli.labelling.model import (
-    LabellingOptions,
-    OpenedModel,
-    open_labelling_model,
-    open_stored_labeller,
-)
+from vildcli.labelling.model import OpenedModel, open_labelling_model
+from vildcli.labelling.options import LabellingOptions
 from vildcli.labelling.records import iter_labelled_images
 from vildcli.labelling.relabel import relabel_run
+from vildcli.labelling.words import open_stored_labeller
 from vildcli.runs import read_run
 from vildcli.text.bank import embed_vocabulary, save_text_bank
 from vildcli.text.encoder import load_text_encoder, text_encoder_of, text_tower_state

@@ -7,8 +7,8 @@ import pytest
 import torch
 from stub_model import StubLabeller, StubModel, draw_images
 
+from vildcli.data.images import read_image
 from vildcli.errors import RunError
-from vildcli.labelling.images import read_image
 from vildcli.labelling.label import LabellingSummary, label_images
 from vildcli.labelling.records import iter_labelled_images, part_path
 from vildcli.labelling.relabel import relabel_run, stored_regions

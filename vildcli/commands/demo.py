@@ -23,9 +23,16 @@ if TYPE_CHECKING:
     default=Path("runs/demo"),
     show_default=True,
     metavar="DIR",
+    help="Where everything goes.",
 )
-@click.option("--sprites", type=click.Choice(["shapes", "emoji"]), default="shapes")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--sprites",
+    type=click.Choice(["shapes", "emoji"]),
+    default="shapes",
+    show_default=True,
+    help="emoji look better and need a colour-emoji font.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of everything random.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(out: Path, sprites: SpriteKind, seed: int, as_json: bool) -> None:
     """Draw a small world, train a detector on its base categories, find the novel ones.

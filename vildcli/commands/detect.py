@@ -242,7 +242,8 @@ def chosen_vocabulary(vocab: str | None, classes: str | None) -> Vocabulary:
 
 
 def _open_model(vocabulary: Vocabulary, choices: dict[str, Any]) -> Any:
-    from vildcli.labelling.model import LabellingOptions, open_labelling_model
+    from vildcli.labelling.model import open_labelling_model
+    from vildcli.labelling.options import LabellingOptions
 
     names = (*_MODEL_CHOICES, "floor", "max_det", "nms", "prompts", "context", "text_bank")
     options = LabellingOptions(**{name: choices[name] for name in names})

@@ -20,17 +20,40 @@ _FRACTION = click.FloatRange(0, 1)
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--vocab", metavar="V", help="A vocabulary: coco, lvis-v1, … or a file.")
 @click.option("--classes", metavar="NAMES", help='Names with commas between: "apple, pear".')
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="RUN2")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="RUN2",
+    help="Folder of the new run.",
+)
 @click.option("--prompts", metavar="P", help="Sentences.  [default: the run's]")
-@click.option("--context", metavar="C", help="none, a vocabulary.  [default: the run's]")
+@click.option(
+    "--context",
+    metavar="C",
+    help="none, a vocabulary, a file.  [default: the model's base categories]",
+)
 @click.option("--fusion", metavar="RULE", help="uniform:0.6, for models with two sides.")
-@click.option("--floor", type=_FRACTION, default=0.01, show_default=True)
-@click.option("--max-det", type=click.IntRange(min=1), default=300, show_default=True)
+@click.option(
+    "--floor",
+    type=_FRACTION,
+    default=0.01,
+    show_default=True,
+    help="Score from which a label is stored.",
+)
+@click.option(
+    "--max-det",
+    type=click.IntRange(min=1),
+    default=300,
+    show_default=True,
+    help="Most labels of an image.",
+)
 @click.option(
     "--nms",
     type=click.Choice(["class", "agnostic", "group", "none"]),
     default="agnostic",
     show_default=True,
+    help="Which overlapping labels suppress each other.",
 )
 @click.option("--offline", is_flag=True, help="Never use the network.")
 @click.option("--force", is_flag=True, help="Delete another vildcli run at --out first.")
@@ -46,8 +69,9 @@ def command(
 ) -> None:
     """Label the regions that RUN stored (detect --keep-regions): no image, no detector."""
     from vildcli.commands.detect import chosen_vocabulary
-    from vildcli.labelling.model import LabellingOptions, open_stored_labeller
+    from vildcli.labelling.options import LabellingOptions
     from vildcli.labelling.relabel import relabel_run
+    from vildcli.labelling.words import open_stored_labeller
 
     vocabulary = chosen_vocabulary(vocab, classes)
     labeller, settings = open_stored_labeller(run, vocabulary, LabellingOptions(**options))  # type: ignore[arg-type]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vildcli.data.images import read_image
 from vildcli.data.lvis import Annotation, AnnotationSet, annotation_mask
 from vildcli.data.transforms import Views, flip_at_random, make_views, scale_jitter, solid
-from vildcli.labelling.images import read_image
 from vildcli.teacher.cache import TeacherCache
 from vildcli.types import Distillation, Target
 

@@ -41,8 +41,6 @@ from vildcli.detector.sampling import SampledRegions, sample_regions
 from vildcli.systems import System
 from vildcli.types import MASK_SIZE, Distillation, Regions, Target
 
-MASK_REGIONS = 128  # foreground regions an image that train the mask head
-
 
 @dataclass(frozen=True, slots=True)
 class TrainingContext:
@@ -54,6 +52,7 @@ class TrainingContext:
         temperature: τ of the text encoder.
         regions: sampled regions an image.
         proposals: proposals an image kept for sampling.
+        mask_regions: foreground regions an image that train the mask head.
     """
 
     text_embeddings: Tensor
@@ -61,6 +60,7 @@ class TrainingContext:
     temperature: float
     regions: int = 512
     proposals: int = 1000
+    mask_regions: int = 128
 
 
 class Detector(nn.Module):
@@ -109,7 +109,7 @@ class Detector(nn.Module):
         ]
         losses = {"objectness": objectness_loss, "proposal_box": proposal_box_loss}
         losses |= self._region_losses(pyramid, sizes, sampled, targets, context, distillation)
-        losses["mask"] = self._mask_loss(pyramid, sizes, sampled, targets)
+        losses["mask"] = self._mask_loss(pyramid, sizes, sampled, targets, context.mask_regions)
         return losses
 
     def _region_losses(
@@ -163,10 +163,11 @@ class Detector(nn.Module):
         sizes: list[tuple[int, int]],
         sampled: list[SampledRegions],
         targets: Sequence[Target],
+        count: int,
     ) -> Tensor:
-        boxes = [s.boxes[s.foreground][:MASK_REGIONS] for s in sampled]
+        boxes = [s.boxes[s.foreground][:count] for s in sampled]
         wanted = [
-            mask_targets(t.masks, s.truth[s.foreground][:MASK_REGIONS], b)
+            mask_targets(t.masks, s.truth[s.foreground][:count], b)
             for s, t, b in zip(sampled, targets, boxes, strict=True)
         ]
         if not any(len(b) for b in boxes):  # batch norm cannot train on nothing

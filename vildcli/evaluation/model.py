@@ -11,7 +11,8 @@ import torch
 from vildcli.data.lvis import AnnotationSet, load_annotations
 from vildcli.evaluation.lvis import LvisResult, evaluate_lvis
 from vildcli.evaluation.predict import Prediction, Scorer, predict
-from vildcli.labelling.model import LabellingOptions, OpenedModel, open_labelling_model
+from vildcli.labelling.model import OpenedModel, open_labelling_model
+from vildcli.labelling.options import LabellingOptions
 from vildcli.text.context import ScoringBank
 from vildcli.vocabulary.category import Category, Vocabulary
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vildcli.data.images import read_image
 from vildcli.data.lvis import AnnotatedImage, AnnotationSet
 from vildcli.detector.postprocess import top_detections
 from vildcli.detector.scoring import ScoringHead, score_regions
-from vildcli.labelling.images import read_image
 from vildcli.labelling.masks import mask_to_rle
 from vildcli.text.context import ScoringBank
 from vildcli.types import Regions

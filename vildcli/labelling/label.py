@@ -24,8 +24,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from vildcli.data.images import DecodedImage, read_image
 from vildcli.errors import DataError, RunError
-from vildcli.labelling.images import DecodedImage, read_image
 from vildcli.labelling.plan import WHOLE, PlannedImage, Shard, image_path, read_plan, units_of
 from vildcli.labelling.records import FAILED, OK, is_done, read_part, write_part
 from vildcli.types import RegionLabels, Regions

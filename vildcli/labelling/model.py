@@ -16,80 +16,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vildcli.checkpoint import Model, load_model
+from vildcli.checkpoint import load_model
 from vildcli.detector.detector import Detector
-from vildcli.detector.postprocess import NmsKind
 from vildcli.detector.scoring import Fusion, ScoringHead
 from vildcli.errors import ModelError
-from vildcli.labelling.head import StoredHead, read_head, write_head
+from vildcli.labelling.head import StoredHead, write_head
 from vildcli.labelling.label import RegionDetector
-from vildcli.labelling.labeller import LabelPolicy, VocabularyLabeller
-from vildcli.runs import file_sha256
+from vildcli.labelling.labeller import VocabularyLabeller
+from vildcli.labelling.options import CLIP_ON_CROPS, DEFAULT_TEACHER, LabellingOptions
+from vildcli.labelling.words import (
+    Words,
+    make_labeller,
+    model_encoder,
+    text_reference,
+    usual_context,
+    with_fusion,
+)
 from vildcli.systems import System, find_system
 from vildcli.teacher.clip_on_crops import CropDetector
 from vildcli.teacher.encoder import image_encoder_of
 from vildcli.teacher.torchvision_proposals import TorchvisionProposer
-from vildcli.text.bank import TextBank, embed_categories, load_text_bank
-from vildcli.text.context import (
-    ScoringBank,
-    build_scoring_bank,
-    combine_scoring_bank,
-    negative_categories,
-)
 from vildcli.text.encoder import (
     OpenClipTextEncoder,
-    load_text_encoder,
-    text_encoder_from_state,
     text_encoder_of,
 )
 from vildcli.text.open_clip_models import LoadedClip, load_open_clip
 from vildcli.text.templates import Prompts, load_prompts
 from vildcli.types import Regions
 from vildcli.vocabulary.category import Category, Vocabulary
-from vildcli.vocabulary.files import load_vocabulary
-from vildcli.vocabulary.groups import category_groups
 from vildcli.weights import find_detector_weights
 
-CLIP_ON_CROPS = "clip-on-crops"
-DEFAULT_TEACHER = "ViT-B-32:openai"
 DEFAULT_PROMPTS = "vild-63"
-DEFAULT_CONTEXT = "lvis-v1"  # of clip-on-crops, which has no base categories of its own
 REGIONS, CROPPED_REGIONS = 300, 100  # an image; a crop costs a pass through the teacher
-_OF_MODEL = "model:"  # a head's reference to a model file, not to an open_clip model
 FORECAST_SIZE = (480, 640)  # pixels of the image that a forecast is measured on
-
-
-@dataclass(frozen=True, slots=True)
-class LabellingOptions:
-    """What a user chooses of a model; None is the model's own default.
-
-    Attributes:
-        model: a model file, a training run, or clip-on-crops.
-        teacher: open_clip reference; with a vild-text model it makes vild-text-clip.
-        proposals: `torchvision`, or a model whose regions clip-on-crops takes.
-        regions: taken from an image, by objectness, before any labelling.
-        context: `none`, or a vocabulary to score against beside the user's.
-        text_bank: ready embeddings of the vocabulary.
-        fusion: `uniform:W` weighs the text side by W for every category.
-    """
-
-    model: str = CLIP_ON_CROPS
-    teacher: str | None = None
-    proposals: str = "torchvision"
-    regions: int | None = None
-    prompts: str | None = None
-    context: str | None = None
-    text_bank: Path | None = None
-    fusion: str | None = None
-    floor: float = 0.01
-    max_det: int = 300
-    nms: NmsKind = "agnostic"
-    device: str | None = None
-    offline: bool = False
-
-    @property
-    def policy(self) -> LabelPolicy:
-        return LabelPolicy(self.floor, self.max_det, self.nms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +126,7 @@ def open_labelling_model(vocabulary: Vocabulary, options: LabellingOptions) -> O
     device = choose_device(options.device)
     of_crops = options.model == CLIP_ON_CROPS
     parts = _clip_on_crops(options, device) if of_crops else _trained(options, device)
-    head = _with_fusion(parts.head, options.fusion)
+    head = with_fusion(parts.head, options.fusion)
     words = Words(parts.encoder, _prompts(options, parts), parts.base, parts.default_context)
     labeller, said = make_labeller(vocabulary, words, head, options)
     crops = isinstance(parts.detector, CropDetector)
@@ -185,127 +144,10 @@ def open_labelling_model(vocabulary: Vocabulary, options: LabellingOptions) -> O
         settings=settings,
         default_conf=parts.default_conf,
         head=StoredHead(
-            head, parts.encoder.identity, words.prompts, parts.base, _text_reference(options)
+            head, parts.encoder.identity, words.prompts, parts.base, text_reference(options)
         ),
         seconds_per_image=(lambda: _measure(parts.detector)) if crops else None,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """How a model reads names: encoder, sentences, what it was trained on, usual context."""
-
-    encoder: OpenClipTextEncoder
-    prompts: Prompts
-    base: tuple[Category, ...]
-    default_context: Vocabulary | None
-
-
-def open_stored_labeller(
-    run: Path, vocabulary: Vocabulary, options: LabellingOptions
-) -> tuple[VocabularyLabeller, dict[str, Any]]:
-    """The labeller of a run's stored regions for another vocabulary, and what decides its labels.
-
-    Raises:
-        RunError: the run kept no region embeddings.
-        ModelError: the text encoder that they live beside is gone, or is another one by now.
-    """
-    stored = read_head(run)
-    if stored.reference.startswith(_OF_MODEL):
-        model = load_model(stored.reference.removeprefix(_OF_MODEL), torch.device("cpu"))
-        encoder = _model_encoder(model, options.offline)
-    else:
-        encoder = load_text_encoder(stored.reference, offline=options.offline)
-    if encoder.identity != stored.text_encoder:
-        reference = stored.reference.removeprefix(_OF_MODEL)
-        raise ModelError(
-            f"{reference} is not the text encoder that {run} was made with any more.",
-            hint="Put the model back, or run detect again.",
-        )
-    prompts = load_prompts(options.prompts) if options.prompts else stored.prompts
-    words = Words(encoder, prompts, stored.base, _usual_context(stored.base))
-    return make_labeller(vocabulary, words, _with_fusion(stored.head, options.fusion), options)
-
-
-def _usual_context(base: tuple[Category, ...]) -> Vocabulary:
-    """A model's base categories; LVIS for one that was trained on none."""
-    return Vocabulary("base categories", base) if base else load_vocabulary(DEFAULT_CONTEXT)
-
-
-def _model_encoder(model: Model, offline: bool) -> OpenClipTextEncoder:
-    return text_encoder_from_state(model.card.text_encoder, model.text_tower, offline=offline)
-
-
-def make_labeller(
-    vocabulary: Vocabulary, words: Words, head: ScoringHead, options: LabellingOptions
-) -> tuple[VocabularyLabeller, dict[str, Any]]:
-    """The labeller of a vocabulary, and what of the words decides a label."""
-    context = _context(options, words.default_context)
-    bank = _scoring_bank(vocabulary, words, context, options)
-    groups = None
-    if options.nms == "group":
-        groups = torch.tensor(category_groups(vocabulary.categories))
-    said = {
-        "vocabulary": vocabulary.fingerprint(),
-        "text_encoder": words.encoder.identity,
-        "prompts": words.prompts.fingerprint,
-        "context": context.fingerprint() if context else "none",
-        "text_bank": options.text_bank and file_sha256(options.text_bank),
-        "fusion": [head.fusion.kind, head.fusion.base_weight],
-        "floor": options.floor,
-        "max_det": options.max_det,
-        "nms": options.nms,
-    }
-    return VocabularyLabeller(bank, head, options.policy, groups), said
-
-
-def _scoring_bank(
-    vocabulary: Vocabulary, words: Words, context: Vocabulary | None, options: LabellingOptions
-) -> ScoringBank:
-    if options.text_bank is None:
-        return build_scoring_bank(
-            vocabulary,
-            context=context,
-            base=words.base,
-            encoder=words.encoder,
-            prompts=words.prompts,
-        )
-    names = [category.name for category in vocabulary.categories]
-    ready = load_text_bank(options.text_bank, names, temperature=words.encoder.temperature)
-    _refuse_other_space(ready, words.encoder, options.text_bank)
-    negatives = embed_categories(negative_categories(vocabulary), words.encoder, words.prompts)
-    return combine_scoring_bank(
-        vocabulary,
-        ready.embeddings,
-        negatives=negatives,
-        base=words.base,
-        temperature=ready.temperature,
-    )
-
-
-def _refuse_other_space(bank: TextBank, encoder: OpenClipTextEncoder, path: Path) -> None:
-    """Refuse embeddings that the model's regions cannot be compared with."""
-    # A bare .npy does not say what made it.
-    is_other = path.suffix != ".npy" and bank.encoder != encoder.identity
-    if is_other or bank.embeddings.shape[1] != encoder.width:
-        raise ModelError(
-            f"{path} was made with another text encoder than the model's.",
-            hint=f"Make it with the model's, whose vectors have {encoder.width} numbers.",
-        )
-
-
-def _context(options: LabellingOptions, default: Vocabulary | None) -> Vocabulary | None:
-    if options.text_bank is not None and options.context in (None, "none"):
-        # The bank's space is known by its file alone: nothing else can be put beside it.
-        return None
-    if options.text_bank is not None:
-        raise ModelError(
-            "--text-bank cannot be scored among the names of --context.",
-            hint="Put the context's names into the bank's vocabulary, or leave --context out.",
-        )
-    if options.context is None:
-        return default
-    return None if options.context == "none" else load_vocabulary(options.context)
 
 
 def _clip_on_crops(options: LabellingOptions, device: torch.device) -> _Parts:
@@ -321,7 +163,7 @@ def _clip_on_crops(options: LabellingOptions, device: torch.device) -> _Parts:
         head=ScoringHead(None, clip.temperature, clip.temperature, Fusion("image")),
         prompts=load_prompts(DEFAULT_PROMPTS),
         base=(),
-        default_context=_usual_context(()),
+        default_context=usual_context(()),
         identity={"teacher": clip.identity, "proposals": provenance},
         default_conf=None,
     )
@@ -332,7 +174,7 @@ def _trained(options: LabellingOptions, device: torch.device) -> _Parts:
     card = model.card
     system, count = find_system(card.system), _region_count(options)
     detector: RegionDetector = _Student(model.detector, count)
-    encoder = _model_encoder(model, options.offline)
+    encoder = model_encoder(model, options.offline)
     identity: dict[str, Any] = {"model": model.identity}
     image_temperature = card.temperature
     if options.teacher is not None:
@@ -354,7 +196,7 @@ def _trained(options: LabellingOptions, device: torch.device) -> _Parts:
         head=ScoringHead(background, card.temperature, image_temperature, Fusion(system.fusion)),
         prompts=Prompts(**{**card.prompts, "templates": tuple(card.prompts["templates"])}),
         base=card.base_categories,
-        default_context=_usual_context(card.base_categories),
+        default_context=usual_context(card.base_categories),
         identity=identity,
         default_conf=card.default_conf,
     )
@@ -400,31 +242,6 @@ def _region_count(options: LabellingOptions) -> int:
 
 def _prompts(options: LabellingOptions, parts: _Parts) -> Prompts:
     return load_prompts(options.prompts) if options.prompts else parts.prompts
-
-
-def _with_fusion(head: ScoringHead, rule: str | None) -> ScoringHead:
-    if rule is None:
-        return head
-    kind, _, weight = rule.partition(":")
-    try:
-        exponent = float(weight)
-    except ValueError:
-        exponent = -1.0
-    if kind != "uniform" or not 0 <= exponent <= 1 or head.fusion.kind != "ensemble":
-        raise ModelError(
-            f"--fusion {rule} cannot be used with this model.",
-            hint="Write uniform:W with W from 0 to 1, for a model that has two sides.",
-        )
-    return ScoringHead(
-        head.background, head.temperature, head.image_temperature, Fusion("uniform", exponent)
-    )
-
-
-def _text_reference(options: LabellingOptions) -> str:
-    """Where relabelling finds the text encoder again."""
-    if options.model == CLIP_ON_CROPS:
-        return options.teacher or DEFAULT_TEACHER
-    return f"{_OF_MODEL}{Path(options.model).resolve()}"
 
 
 def _measure(detector: RegionDetector) -> float:

@@ -40,7 +40,6 @@ def relabel_run(
     *,
     settings: Mapping[str, Any],
     vocabulary: Vocabulary,
-    default_conf: float | None = None,
     force: bool = False,
     advance: Callable[[int], None] = lambda images: None,
 ) -> LabellingSummary:
@@ -54,7 +53,6 @@ def relabel_run(
         out: absent, empty, or an earlier call's folder with the same settings, which is continued.
         settings: everything that decides the labels, as for `open_labelling_run`.
         vocabulary: what the labeller's category ids stand for.
-        default_conf: the model's display threshold.
         force: delete another vildcli folder at `out` first.
         advance: told the number of images just done.
 
@@ -68,7 +66,7 @@ def relabel_run(
         out,
         kind=KIND,
         settings=labelling_settings({**settings, "keep_regions": True, "regions_of": regions_of}),
-        arguments={"sources": header["arguments"]["sources"], "default_conf": default_conf},
+        arguments={name: header["arguments"].get(name) for name in ("sources", "default_conf")},
         force=force,
     )
     save_vocabulary(vocabulary, out / VOCABULARY_FILE)

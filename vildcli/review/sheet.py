@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from vildcli.data.images import read_image
 from vildcli.errors import DataError, RunError
-from vildcli.labelling.images import read_image
 from vildcli.labelling.masks import full_frame, object_mask
 from vildcli.labelling.plan import image_path
 from vildcli.labelling.records import OK, LabelledImage, LabelRecord

@@ -32,7 +32,7 @@ def image_encoder_of(clip: LoadedClip, device: torch.device) -> ImageEncoder:
             hint="Use a CLIP whose input is square and bicubic, such as ViT-B-32:openai.",
         )
     recipe = CropRecipe(height, settings.mean, settings.std, fit=_FITS[settings.resize_mode])
-    model: Any = clip.model.to(device)
+    model: Any = clip.model.to(memory_format=torch.channels_last).to(device)  # faster on CPU
     return ImageEncoder(
         encode=model.encode_image,
         recipe=recipe,

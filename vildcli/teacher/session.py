@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vildcli.checkpoint import load_model
 from vildcli.console import Advance
+from vildcli.data.images import read_image
 from vildcli.data.lvis import load_annotations
-from vildcli.labelling.images import read_image
 from vildcli.runs import file_sha256, open_run
 from vildcli.teacher.cache import fill_cache
 from vildcli.teacher.encoder import image_encoder_of

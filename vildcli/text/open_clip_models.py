@@ -142,6 +142,16 @@ def load_open_clip(
     )
 
 
+def absolute_reference(reference: str) -> str:
+    """The same reference, good from any working directory."""
+    folder = Path(reference.removeprefix(_FOLDER_PREFIX))
+    if folder.is_dir():
+        return f"{_FOLDER_PREFIX}{folder.resolve()}"
+    architecture, _, weights = reference.partition(":")
+    path = Path(weights).expanduser()
+    return f"{architecture}:{path.resolve()}" if path.is_file() else reference
+
+
 def save_open_clip(folder: Path, model: nn.Module, config: Mapping[str, Any]) -> None:
     """Write a model so that `load_open_clip(folder)` reads it back.
 

@@ -32,6 +32,7 @@ class Recipe:
     weight_decay: float
     regions: int
     proposals: int
+    mask_regions: int
     jitter: tuple[float, float]
     box_weight: float
     distillation_weight: float
@@ -54,7 +55,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     # The small world on a laptop: from scratch in a few hundred steps.
     "world": Recipe(
-        steps=320,
+        steps=200,
         batch=8,
         optimiser="adamw",
         learning_rate=2e-3,
@@ -63,6 +64,7 @@ RECIPES: dict[str, Recipe] = {
         weight_decay=1e-2,
         regions=64,
         proposals=200,
+        mask_regions=8,
         jitter=(0.8, 1.2),
         box_weight=4.0,
         distillation_weight=0.5,

@@ -16,7 +16,7 @@ from vildcli.data.training_set import Augmentation, TrainingSet
 from vildcli.detector.architecture import ARCHITECTURES, Architecture
 from vildcli.detector.detector import Detector, TrainingContext
 from vildcli.errors import DataError, ModelError
-from vildcli.runs import file_sha256, open_run
+from vildcli.runs import file_sha256, open_run, read_run
 from vildcli.systems import System, find_system
 from vildcli.teacher.cache import TeacherCache
 from vildcli.text.bank import embed_categories
@@ -85,7 +85,7 @@ def train_system(options: TrainingOptions, out: Path, *, force: bool, advance: A
         advance(recipe.steps)
         return model_file
     is_base = base_flags(annotations.categories, options.base)
-    data = _training_set(options, annotations, is_base, system, architecture, recipe)
+    data = _training_set(options, annotations, is_base, system, architecture, recipe, encoder)
     torch.manual_seed(options.seed)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     detector = Detector(architecture, system, encoder.width)
@@ -97,6 +97,7 @@ def train_system(options: TrainingOptions, out: Path, *, force: bool, advance: A
         temperature=encoder.temperature,
         regions=recipe.regions,
         proposals=recipe.proposals,
+        mask_regions=recipe.mask_regions,
     )
     train_detector(
         detector,
@@ -209,16 +210,26 @@ def _training_set(
     system: System,
     architecture: Architecture,
     recipe: Recipe,
+    encoder: OpenClipTextEncoder,
 ) -> TrainingSet:
     columns = {c.id: i for i, c in enumerate(annotations.categories) if is_base[i]}
     teacher = None
     if system.distilled and options.teacher_cache is not None:
+        _refuse_other_teacher(options.teacher_cache, encoder)
         teacher = TeacherCache(options.teacher_cache, [image.id for image in annotations.images])
     fill = tuple(255 * value for value in architecture.pixel_mean)
     augmentation = Augmentation(architecture.image_size, recipe.jitter, fill)
     return TrainingSet(
         annotations, options.images, columns, augmentation, seed=options.seed, teacher=teacher
     )
+
+
+def _refuse_other_teacher(cache: Path, encoder: OpenClipTextEncoder) -> None:
+    if read_run(cache, "teacher")["settings"]["teacher"] != encoder.identity:
+        raise ModelError(
+            f"The teacher cache {cache} was filled by another teacher than --teacher.",
+            hint="Give the same --teacher to `vildcli teach` and `vildcli train`.",
+        )
 
 
 def _initialise(detector: Detector, options: TrainingOptions) -> dict[str, Any]:

@@ -30,7 +30,8 @@ from vildcli.evaluation.model import (
 from vildcli.evaluation.predict import Scorer, predict
 from vildcli.export.coco import export_coco
 from vildcli.labelling.label import label_images
-from vildcli.labelling.model import LabellingOptions, open_labelling_model
+from vildcli.labelling.model import open_labelling_model
+from vildcli.labelling.options import LabellingOptions
 from vildcli.labelling.run import labelling_settings, open_labelling_run
 from vildcli.labelling.sources import find_images
 from vildcli.review.sheet import write_contact_sheet
@@ -50,7 +51,7 @@ from vildcli.world.world import World, draw_world
 
 REGIONS = 100  # an image, in evaluation and labelling
 TAUGHT_REGIONS = 40  # proposals an image that are distilled, and that the teacher is asked about
-ENSEMBLE_STEPS = 260  # on from the vild-text weights
+ENSEMBLE_STEPS = 440  # on from the vild-text weights
 FRESH_IMAGES = 60
 
 Progress = Callable[[str, int], AbstractContextManager[Advance]]  # console.progress has this form

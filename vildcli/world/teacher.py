@@ -33,13 +33,13 @@ MODEL_CONFIG: dict[str, Any] = {
     "text_cfg": {
         "context_length": 32,
         "vocab_size": 49408,
-        "width": 128,
-        "heads": 4,
+        "width": 64,
+        "heads": 2,
         "layers": 1,
     },
 }
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-STEPS, BATCH, LEARNING_RATE = 480, 128, 2.5e-3
+STEPS, BATCH, LEARNING_RATE = 560, 128, 3e-3
 MAX_LOGIT_SCALE = 100.0  # CLIP's own clip
 JITTER = 0.12  # of a side: proposals are not centred on objects
 FACTORS = (0.9, 1.6)  # the teacher is asked about 1x and 1.5x crops

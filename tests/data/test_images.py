@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vildcli.data.images import read_image
 from vildcli.errors import DataError
-from vildcli.labelling.images import read_image
 
 
 def jpeg(size: tuple[int, int] = (64, 48)) -> bytes:
