@@ -94,5 +94,5 @@ def command(
     if summary.failed:
         console.say(f"{summary.failed} failed images are left out.")
     console.say(f"Wrote {out}")
-    console.say(f"Next: {click.get_current_context().find_root().info_name} review {run}")
+    console.say(f"Next: {console.program()} review {run}")
     return 0

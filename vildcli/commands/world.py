@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vildcli.console import progress, say
+from vildcli.console import program, progress, say
 
 
 @click.command(
@@ -74,7 +74,7 @@ def command(
     if not drawn:
         say(f"{folder} is already drawn.")
     say(f"{folder} holds the world: {images} training and {val_images} validation images.")
-    name = click.get_current_context().find_root().info_name
+    name = program()
     say(
         f"Next: {name} train --system vild-text --train {world.train_json} "
         f"--images {world.train_images} --out MODEL"

@@ -220,7 +220,11 @@ class Detector(nn.Module):
             _clip(decode_boxes(c, b, BOX_CODE_WEIGHTS), canvas.content)
             for c, b, canvas in zip(codes.split(counts), boxes, canvases, strict=True)
         ]
-        masks = self.mask_head(self._pool(self.mask_pool, pyramid, final, sizes)).sigmoid()
+        # Image by image: the masks of a whole batch at once would be most of the peak memory.
+        masks = [
+            self._masks([level[i : i + 1] for level in pyramid], of_image, sizes[i])
+            for i, of_image in enumerate(final)
+        ]
         text_side = embeddings if self.system.text_side else None
         image_side = image_embeddings if self.system.text_side else embeddings
         return [
@@ -229,12 +233,17 @@ class Detector(nn.Module):
                 canvases,
                 proposals,
                 final,
-                masks.split(counts),
+                masks,
                 _split(text_side, counts),
                 _split(image_side, counts),
                 strict=True,
             )
         ]
+
+    def _masks(self, pyramid: list[Tensor], boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """Mask probabilities [R, 28, 28] of one image's boxes [R, 4], canvas pixels."""
+        logits: Tensor = self.mask_head(self._pool(self.mask_pool, pyramid, [boxes], [size]))
+        return logits.sigmoid()
 
     def _pool(
         self,
