@@ -123,7 +123,10 @@ def load_model(reference: str | Path, device: torch.device) -> Model:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise ModelError(f"{path} does not fit its own card: {first}") from error
     return Model(
-        card, detector.eval().to(device), _of_part(tensors, "text."), _identity(tensors, card)
+        card,
+        detector.eval().to(device),
+        _of_part(tensors, "text."),
+        _identity(tensors, card),
     )
 
 

@@ -64,7 +64,7 @@ def teach(options: TeachOptions, out: Path, *, force: bool, advance: Advance) ->
         return torch.from_numpy(read_image(files[image_id]).pixels).permute(2, 0, 1)
 
     def propose(image: Tensor) -> Tensor:
-        return model.detector.regions([image], count=options.regions)[0].proposals
+        return model.detector.proposals(image, count=options.regions)
 
     fill_cache(out, list(files), read=read, propose=propose, encoder=encoder, advance=advance)
     return out

@@ -49,7 +49,7 @@ from vildcli.world.teacher import STEPS as TEACHER_STEPS
 from vildcli.world.teacher import train_teacher
 from vildcli.world.world import World, draw_world
 
-REGIONS = 100  # an image, in evaluation and labelling
+REGIONS = 80  # an image, in evaluation and labelling
 TAUGHT_REGIONS = 40  # proposals an image that are distilled, and that the teacher is asked about
 ENSEMBLE_STEPS = 440  # on from the vild-text weights
 FRESH_IMAGES = 60
