@@ -229,7 +229,8 @@ def _proposer(
     """What makes clip-on-crops' regions, and its identity."""
     if options.proposals == "torchvision":
         weights = find_detector_weights(offline=options.offline)
-        return TorchvisionProposer(weights, device), f"torchvision {weights.name}"
+        proposer = TorchvisionProposer(weights, device, count=_region_count(options))
+        return proposer, f"torchvision {weights.name}"
     model = load_model(options.proposals, device)
     count = max(REGIONS, _region_count(options))
     return _Student(model.detector, count).regions, model.identity

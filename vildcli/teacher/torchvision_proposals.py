@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.models.detection.transform import resize_boxes
-from torchvision.ops import clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image, nms
 
 from vildcli.errors import ModelError
+from vildcli.teacher.clip_on_crops import NMS_IOU
 from vildcli.types import Regions
 
 WEIGHTS_FILE = "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"  # torchvision's own name for it
@@ -25,9 +26,13 @@ CLASSES = 91
 
 
 class TorchvisionProposer:
-    """Callable: images [3, H, W] uint8 to `Regions` without embeddings, best objectness first."""
+    """Callable: images [3, H, W] uint8 to `Regions` without embeddings, best objectness first.
 
-    def __init__(self, weights: Path, device: torch.device) -> None:
+    At most `count` regions an image, after class-agnostic NMS: a mask costs more than all else.
+    """
+
+    def __init__(self, weights: Path, device: torch.device, *, count: int) -> None:
+        self.count = count
         self.model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=CLASSES)
         try:
             state = torch.load(weights, map_location="cpu", weights_only=True)
@@ -58,13 +63,14 @@ class TorchvisionProposer:
         classes = logits[:, 1:].argmax(1) + 1
         of_class = model.roi_heads.box_coder.decode(codes, [proposals])
         boxes = clip_boxes_to_image(of_class[torch.arange(len(classes)), classes], size)
-        solid = (boxes[:, 2:] - boxes[:, :2]).min(1).values > 0
-        boxes, proposals, classes = boxes[solid], proposals[solid], classes[solid]
+        kept = torch.where((boxes[:, 2:] - boxes[:, :2]).min(1).values > 0)[0]
+        kept = kept[nms(boxes[kept], objectness[kept], NMS_IOU)[: self.count]]
+        boxes, proposals, classes = boxes[kept], proposals[kept], classes[kept]
         original = (image.shape[-2], image.shape[-1])
         return Regions(
             boxes=resize_boxes(boxes, size, original).cpu(),
             proposals=resize_boxes(proposals, size, original).cpu(),
-            objectness=objectness[solid].cpu(),
+            objectness=objectness[kept].cpu(),
             masks=self._masks(features, boxes, classes, size),
             text_side=None,
             image_side=None,
