@@ -159,7 +159,7 @@ def base_flags(categories: tuple[Category, ...], base: str | None) -> list[bool]
 
 
 def _refuse_untrainable(system: System, options: TrainingOptions) -> None:
-    if not system.trained or system.image_side == "teacher":
+    if not system.trained:
         raise ModelError(
             f"{system.name} is not trained.",
             hint="Train vild-text, and give --teacher when detecting.",

@@ -120,7 +120,7 @@ def make_optimiser(detector: Detector, recipe: Recipe) -> torch.optim.Optimizer:
     ]
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate)
 
 
 def _refuse_non_finite(losses: Mapping[str, float], step: int, batch: Sequence[Example]) -> None:

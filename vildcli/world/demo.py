@@ -51,7 +51,7 @@ from vildcli.world.world import World, draw_world
 
 REGIONS = 80  # an image, in evaluation and labelling
 TAUGHT_REGIONS = 40  # proposals an image that are distilled, and that the teacher is asked about
-ENSEMBLE_STEPS = 460  # on from the vild-text weights
+ENSEMBLE_STEPS = 440  # on from the vild-text weights
 FRESH_IMAGES = 60
 
 Progress = Callable[[str, int], AbstractContextManager[Advance]]  # console.progress has this form
