@@ -37,7 +37,7 @@ class System:
 
     @property
     def trained(self) -> bool:
-        """Whether `vildcli train` makes it; what asks the teacher itself is put together when used."""
+        """Whether `vildcli train` makes it; what asks the teacher itself is put together later."""
         return self.image_side != "teacher"
 
 
