@@ -19,6 +19,7 @@ from torch import Tensor
 from vildcli.checkpoint import load_model
 from vildcli.detector.detector import Detector
 from vildcli.detector.scoring import Fusion, ScoringHead
+from vildcli.devices import choose_device
 from vildcli.errors import ModelError
 from vildcli.labelling.head import StoredHead, write_head
 from vildcli.labelling.label import RegionDetector
@@ -96,24 +97,6 @@ class _Student:
 
     def regions(self, images: Sequence[Tensor]) -> list[Regions]:
         return self.detector.regions(images, count=self.count)
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The named device, or the best there is.
-
-    Raises:
-        ModelError: there is no such device here.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise ModelError(
-            f"There is no device '{name}' here.", hint="Leave --device out, or use --device cpu."
-        ) from error
-    return device
 
 
 def open_labelling_model(vocabulary: Vocabulary, options: LabellingOptions) -> OpenedModel:

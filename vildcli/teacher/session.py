@@ -12,6 +12,7 @@ from vildcli.checkpoint import load_model
 from vildcli.console import Advance
 from vildcli.data.images import read_image
 from vildcli.data.lvis import load_annotations
+from vildcli.devices import choose_device
 from vildcli.runs import file_sha256, open_run
 from vildcli.teacher.cache import fill_cache
 from vildcli.teacher.encoder import image_encoder_of
@@ -43,7 +44,7 @@ class TeachOptions:
 def teach(options: TeachOptions, out: Path, *, force: bool, advance: Advance) -> Path:
     """Embed the proposals of every image; the same call continues an interrupted one."""
     annotations = load_annotations(options.data)
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = choose_device(options.device)
     model = load_model(options.proposals, device)
     encoder = image_encoder_of(load_open_clip(options.teacher, offline=options.offline), device)
     open_run(

@@ -15,6 +15,7 @@ from vildcli.data.lvis import AnnotationSet, load_annotations
 from vildcli.data.training_set import Augmentation, TrainingSet
 from vildcli.detector.architecture import ARCHITECTURES, Architecture
 from vildcli.detector.detector import Detector, TrainingContext
+from vildcli.devices import choose_device
 from vildcli.errors import DataError, ModelError
 from vildcli.runs import file_sha256, open_run, read_run
 from vildcli.systems import System, find_system
@@ -87,7 +88,7 @@ def train_system(options: TrainingOptions, out: Path, *, force: bool, advance: A
     is_base = base_flags(annotations.categories, options.base)
     data = _training_set(options, annotations, is_base, system, architecture, recipe, encoder)
     torch.manual_seed(options.seed)
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = choose_device(options.device)
     detector = Detector(architecture, system, encoder.width)
     provenance = _initialise(detector, options)
     detector.to(device)
