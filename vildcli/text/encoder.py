@@ -92,7 +92,7 @@ class OpenClipTextEncoder:
         for batch in torch.split(torch.argsort(lengths, stable=True), _BATCH):
             chosen = tokens[batch].to(device)
             if causal:
-                found = _encode_cut(causal, chosen[:, : int(lengths[batch].max())])
+                found = encode_cut(causal, chosen[:, : int(lengths[batch].max())])
             else:
                 found = getattr(self.tower, "encode_text", self.tower)(chosen)
             embeddings[batch] = found.float().cpu()
@@ -203,7 +203,7 @@ def _end_of_text(tower: Any, tokens: Tensor) -> Tensor:
     return torch.eq(tokens, end).int().argmax(dim=-1)
 
 
-def _encode_cut(tower: Any, tokens: Tensor) -> Tensor:
+def encode_cut(tower: Any, tokens: Tensor) -> Tensor:
     """`encode_text` of tokens [P, T] with T below the context length, [P, D]."""
     length, dtype = tokens.shape[1], tower.transformer.get_cast_dtype()
     x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)

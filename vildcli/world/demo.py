@@ -39,7 +39,7 @@ from vildcli.runs import open_run
 from vildcli.teacher.clip_on_crops import CropDetector
 from vildcli.teacher.encoder import image_encoder_of
 from vildcli.teacher.session import TeachOptions, teach
-from vildcli.text.open_clip_models import load_open_clip
+from vildcli.text.open_clip_models import CONFIG_FILE, load_open_clip
 from vildcli.training.recipe import RECIPES
 from vildcli.training.session import TrainingOptions, train_system
 from vildcli.types import Regions
@@ -133,7 +133,7 @@ def run_demo(out: Path, *, seed: int, sprites: SpriteKind, progress: Progress) -
 
 
 def _teacher(world: World, folder: Path, seed: int, progress: Progress) -> str:
-    if not (folder / "open_clip_model.safetensors").is_file():
+    if not (folder / CONFIG_FILE).is_file():  # written last
         with progress("Training the teacher", TEACHER_STEPS) as advance:
             train_teacher(
                 world.captions_json, world.caption_images, folder, seed=seed, advance=advance

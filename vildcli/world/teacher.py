@@ -18,13 +18,13 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from vildcli.console import Advance
 from vildcli.errors import DataError
-from vildcli.runs import write_json
 from vildcli.teacher.crops import CropRecipe, cut_crop
+from vildcli.text.encoder import encode_cut
+from vildcli.text.open_clip_models import save_open_clip
 
 INPUT_SIZE = 64
 MODEL_CONFIG: dict[str, Any] = {
@@ -96,7 +96,7 @@ def train_teacher(
         with torch.no_grad():
             model.logit_scale.clamp_(0, float(np.log(MAX_LOGIT_SCALE)))
         advance(1, f"loss {loss.item():.2f}" if step % 10 == 0 else None)
-    _save(model.eval(), out)
+    save_open_clip(out, model.eval(), MODEL_CONFIG)
 
 
 def read_captions(captions_json: Path, images: Path) -> list[CaptionedCrop]:
@@ -166,30 +166,10 @@ def _contrastive_step(
 ) -> Tensor:
     """CLIP's symmetric loss, every true pair a positive: no true caption is pushed away."""
     images = model.encode_image(pixels, normalize=True)
-    texts = F.normalize(_encode_tokens(model, tokens), dim=-1)
+    texts = F.normalize(encode_cut(model, tokens), dim=-1)
     logits = images @ texts.T * model.logit_scale.exp()
     positives = truth.float()
     by_image = -(logits.log_softmax(1) * positives).sum(1) / positives.sum(1)
     by_text = -(logits.log_softmax(0) * positives).sum(0) / positives.sum(0)
     loss: Tensor = (by_image.mean() + by_text.mean()) / 2
     return loss
-
-
-def _encode_tokens(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
-    """open_clip's `encode_text` without the padded positions (exact: the tower is causal)."""
-    length = tokens.shape[1]
-    x = model.token_embedding(tokens) + model.positional_embedding[:length]
-    x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
-    last = model.ln_final(x)[torch.arange(len(tokens)), tokens.argmax(-1)]
-    projected: Tensor = last @ model.text_projection
-    return projected
-
-
-def _save(model: open_clip.CLIP, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    preprocess = {"size": INPUT_SIZE, "mean": MEAN, "std": STD}
-    write_json(
-        out / "open_clip_config.json", {"model_cfg": MODEL_CONFIG, "preprocess_cfg": preprocess}
-    )
-    state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    save_file(state, out / "open_clip_model.safetensors")

@@ -1,0 +1,59 @@
+"""The teacher of the small world: which captions are true of a crop; open_clip reads it back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vildcli.teacher.crops import embed_regions
+from vildcli.teacher.encoder import image_encoder_of
+from vildcli.text.encoder import text_encoder_of
+from vildcli.text.open_clip_models import load_open_clip
+from vildcli.world.teacher import CaptionedCrop, _Truth, train_teacher
+from vildcli.world.world import draw_world
+
+BOX = (0.0, 0.0, 8.0, 8.0)
+IMAGE = torch.zeros(3, 16, 16, dtype=torch.uint8)
+
+
+def crop(name: str, colour: str | None, caption: str) -> CaptionedCrop:
+    return CaptionedCrop(IMAGE, BOX, name, colour, caption)
+
+
+def test_truth__the_same_name_and_no_other_colour_said() -> None:
+    crops = [
+        crop("apple", "red", "a photo of a red apple"),
+        crop("apple", "green", "a photo of an apple"),
+        crop("apple", "green", "a green apple"),
+        crop("pear", "green", "a green pear"),
+        crop("grass", None, "a photo of grass"),
+    ]
+    truth = _Truth(crops).of(np.arange(5)).int().tolist()
+    assert truth == [
+        [1, 1, 0, 0, 0],  # the red apple: its own caption, and the one that says no colour
+        [0, 1, 1, 0, 0],
+        [0, 1, 1, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 1],
+    ]
+
+
+def test_train_teacher__open_clip_reads_it_back(tmp_path: Path) -> None:
+    world = draw_world(tmp_path / "world", images=1, val_images=1, caption_images=24)
+    seen: list[str | None] = []
+    train_teacher(
+        world.captions_json,
+        world.caption_images,
+        tmp_path / "teacher",
+        steps=2,
+        advance=lambda steps=1, note=None: seen.append(note),
+    )
+    assert len(seen) == 2
+    clip = load_open_clip(f"local-dir:{tmp_path / 'teacher'}", offline=True)
+    encoder = image_encoder_of(clip, torch.device("cpu"))
+    assert (encoder.recipe.size, encoder.recipe.fit) == (64, "crop")
+    regions = embed_regions(IMAGE, torch.tensor([BOX]), encoder)
+    texts = text_encoder_of(clip).encode(["a photo of an apple"])
+    assert regions.shape == texts.shape == (1, 128)
