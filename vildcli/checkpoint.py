@@ -24,7 +24,7 @@ from vildcli.detector.detector import Detector
 from vildcli.errors import ModelError
 from vildcli.runs import write_atomically
 from vildcli.systems import find_system
-from vildcli.vocabulary.category import Category
+from vildcli.vocabulary.category import Category, category_from_dict
 
 MODEL_FORMAT = 1
 _FORMAT_NAME = "vildcli-model"
@@ -147,17 +147,13 @@ def _read_card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
         )
     try:
         values = json.loads(metadata["card"])
-        categories = tuple(_category(category) for category in values["base_categories"])
+        categories = tuple(category_from_dict(category) for category in values["base_categories"])
         return ModelCard(**{**values, "base_categories": categories})
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{path} has a card that cannot be read: {error}.",
             hint="Give a model trained by vildcli.",
         ) from error
-
-
-def _category(values: dict[str, Any]) -> Category:
-    return Category(**{**values, "synonyms": tuple(values["synonyms"])})
 
 
 def _identity(tensors: Mapping[str, Tensor], card: ModelCard) -> str:

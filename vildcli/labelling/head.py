@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from vildcli.detector.scoring import Fusion, ScoringHead
 from vildcli.errors import RunError
 from vildcli.runs import write_atomically
-from vildcli.text.templates import Prompts
-from vildcli.vocabulary.category import Category
+from vildcli.text.templates import Prompts, prompts_from_dict
+from vildcli.vocabulary.category import Category, category_from_dict
 
 HEAD_FILE = Path("regions") / "head.safetensors"
 HEAD_FORMAT = 1
@@ -79,7 +79,6 @@ def read_head(run: Path) -> StoredHead:
             hint="Update vildcli.",
         )
     values = json.loads(metadata["head"])
-    prompts = values["prompts"]
     return StoredHead(
         ScoringHead(
             tensors.get("background"),
@@ -88,7 +87,7 @@ def read_head(run: Path) -> StoredHead:
             Fusion(**values["fusion"]),
         ),
         values["text_encoder"],
-        Prompts(**{**prompts, "templates": tuple(prompts["templates"])}),
-        tuple(Category(**{**c, "synonyms": tuple(c["synonyms"])}) for c in values["base"]),
+        prompts_from_dict(values["prompts"]),
+        tuple(category_from_dict(category) for category in values["base"]),
         values["reference"],
     )

@@ -42,7 +42,7 @@ from vildcli.text.encoder import (
     text_encoder_of,
 )
 from vildcli.text.open_clip_models import LoadedClip, load_open_clip
-from vildcli.text.templates import Prompts, load_prompts
+from vildcli.text.templates import Prompts, load_prompts, prompts_from_dict
 from vildcli.types import Regions
 from vildcli.vocabulary.category import Category, Vocabulary
 from vildcli.weights import find_detector_weights
@@ -177,7 +177,7 @@ def _trained(options: LabellingOptions, device: torch.device) -> _Parts:
         detector=detector,
         encoder=encoder,
         head=ScoringHead(background, card.temperature, image_temperature, Fusion(system.fusion)),
-        prompts=Prompts(**{**card.prompts, "templates": tuple(card.prompts["templates"])}),
+        prompts=prompts_from_dict(card.prompts),
         base=card.base_categories,
         default_context=usual_context(card.base_categories),
         identity=identity,

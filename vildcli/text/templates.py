@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vildcli.assets import prompts_file
 from vildcli.errors import VocabularyError
@@ -39,6 +41,11 @@ class Prompts:
     def sentences(self, raw_name: str) -> list[str]:
         """Put one raw name into every template, in order."""
         return [fill(template, raw_name, this_is=self.this_is) for template in self.templates]
+
+
+def prompts_from_dict(values: Mapping[str, Any]) -> Prompts:
+    """Read what `dataclasses.asdict` gave, a list for the tuple as JSON has it."""
+    return Prompts(**{**values, "templates": tuple(values["templates"])})
 
 
 def fill(template: str, raw_name: str, *, this_is: bool = True) -> str:

@@ -40,6 +40,11 @@ class Category:
     base: bool | None = None
 
 
+def category_from_dict(values: Mapping[str, Any]) -> Category:
+    """Read what `dataclasses.asdict` gave, lists for tuples as JSON has them."""
+    return Category(**{**values, "synonyms": tuple(values["synonyms"])})
+
+
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
     """Ordered categories with unique ids and names, plus attribute sets and negatives.
