@@ -68,7 +68,11 @@ def load_annotations(path: Path) -> AnnotationSet:
     Raises:
         DataError: unreadable, a missing key, an id twice, or an id that nothing defines.
     """
-    content = read_content(path)
+    return annotation_set(read_content(path), path)
+
+
+def annotation_set(content: Mapping[str, Any], path: Path) -> AnnotationSet:
+    """The JSON value of an annotation file as an annotation set; raises as `load_annotations`."""
     images = tuple(_image(row, where) for row, where in _records(content, "images", path))
     categories = tuple(
         _category(row, where) for row, where in _records(content, "categories", path)
