@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_detector import WIDTH
 from torch import Tensor
 
-from vildcli.data.lvis import load_annotations
+from vildcli.data.lvis import AnnotatedImage, load_annotations
 from vildcli.data.training_set import Augmentation, TrainingSet
 from vildcli.teacher.cache import TeacherCache, fill_cache
 from vildcli.teacher.crops import CropRecipe, ImageEncoder
@@ -75,15 +75,17 @@ def tiny_cache(folder: Path, image_ids: list[int]) -> TeacherCache:
         return torch.cat([pixels.mean((2, 3)), pixels.std((2, 3)) + 1], 1) @ projection
 
     recipe = CropRecipe(8, (0.5,) * 3, (0.5,) * 3)
+    images = [AnnotatedImage(i, f"{i - 1}.png", 60, 50) for i in image_ids]  # of write_images
+    boxes = torch.tensor([[4.0, 5, 18, 25], [22, 5, 36, 40], [0, 0, 60, 50]])
     fill_cache(
         folder,
-        image_ids,
-        read=lambda i: torch.full((3, 50, 60), 40 * i, dtype=torch.uint8),
-        propose=lambda image: torch.tensor([[4.0, 5, 18, 25], [22, 5, 36, 40], [0, 0, 60, 50]]),
+        images,
+        folder.parent,
+        propose=lambda image, pixels: boxes,
         encoder=ImageEncoder(encode, recipe, 0.1, "stub", torch.device("cpu")),
         advance=lambda count=1, text=None: None,
     )
-    return TeacherCache(folder, image_ids)
+    return TeacherCache(folder, images, folder.parent)
 
 
 def tiny_set(

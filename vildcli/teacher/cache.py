@@ -1,14 +1,19 @@
 """The teacher's embeddings of proposals, computed once and read while training.
 
-A folder of kind `teacher`: parts of 256 images, `parts/000000.safetensors`, each with `boxes/<image
-id>` [R, 4] (original image frame, float32) and `embeddings/<image id>` [R, D] (unit norm, float16);
-memory-mapped when read. A part is renamed into place when whole, so that an interrupted run
-continues. A missing image fails before training.
+A folder of kind `teacher`: parts of at most 256 images, `parts/000000.safetensors`. An image is
+keyed by the SHA-256 of its file: `boxes/<sha256>` [R, 4] (original image frame, float32) and
+`embeddings/<sha256>` [R, D] (unit norm, float16), memory-mapped when read. A part's metadata lists
+its files as they were read: name, hash, size, time. So any annotation file over the same images is
+served, a file that has changed is noticed, and further images are further parts. A part is renamed
+into place when whole, so that an interrupted run continues.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,84 +24,213 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vildcli.console import Advance
+from vildcli.data.images import DecodedImage, read_image
+from vildcli.data.lvis import AnnotatedImage
 from vildcli.errors import DataError
-from vildcli.runs import write_atomically
+from vildcli.runs import file_sha256, write_atomically
 from vildcli.teacher.crops import ImageEncoder, embed_regions
 
 PART_IMAGES = 256
+PART_FORMAT = 1
+_FORMAT_NAME = "vildcli-teacher-part"
+_HASHING_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image file as it is now. `name` is relative to the image folder."""
+
+    name: str
+    path: Path
+    bytes: int
+    mtime_ns: int
+
+
+def find_image_files(images: Sequence[AnnotatedImage], folder: Path) -> list[ImageFile]:
+    """Look every image up, in order; nothing is read.
+
+    Raises:
+        DataError: files are missing.
+    """
+    files, missing = [], []
+    for image in images:
+        path = folder / image.file_name
+        try:
+            status = path.stat()
+        except OSError:
+            missing.append(image.file_name)
+            continue
+        files.append(ImageFile(image.file_name, path, status.st_size, status.st_mtime_ns))
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(images)} image files are not in {folder} "
+            f"(first: {missing[0]}).",
+            hint="Name the folder that the annotations' file names start from.",
+        )
+    return files
 
 
 def fill_cache(
     folder: Path,
-    image_ids: Sequence[int],
+    images: Sequence[AnnotatedImage],
+    image_folder: Path,
     *,
-    read: Callable[[int], Tensor],
-    propose: Callable[[Tensor], Tensor],
+    propose: Callable[[AnnotatedImage, Tensor], Tensor],
     encoder: ImageEncoder,
     advance: Advance,
-) -> None:
-    """Compute what is missing of a cache.
+) -> int:
+    """Embed the images that a cache lacks, or whose files have changed.
 
     Args:
         folder: an opened run folder; its settings say which teacher, proposals and crops.
-        image_ids: in a fixed order; parts are cut from it.
-        read: image id to [3, H, W] uint8.
-        propose: image to boxes [R, 4], original image frame.
+        images: in a fixed order; parts are cut from those that are lacking.
+        propose: image and its pixels [3, H, W] uint8 to boxes [R, 4], original image frame.
+
+    Returns:
+        How many images were embedded.
+
+    Raises:
+        DataError: image files are missing, before the first is embedded; one cannot be decoded.
     """
-    for part, ids in _parts(image_ids):
-        path = _part_path(folder, part)
-        if path.exists():
-            advance(len(ids))
-            continue
-        tensors = {}
-        for image_id in ids:
-            image = read(image_id)
-            boxes = propose(image)
-            tensors[f"boxes/{image_id}"] = boxes.float().contiguous()
-            tensors[f"embeddings/{image_id}"] = embed_regions(image, boxes, encoder).half()
+    index = _read_index(folder)
+    hashes = _hashes(index, find_image_files(images, image_folder))
+    pending = [image for image, found in zip(images, hashes, strict=True) if found is None]
+    advance(len(images) - len(pending))
+    for start in range(0, len(pending), PART_IMAGES):
+        tensors: dict[str, Tensor] = {}
+        read: list[tuple[str, str, int, int]] = []
+        for image in pending[start : start + PART_IMAGES]:
+            decoded = _decode(image_folder / image.file_name)
+            pixels = torch.from_numpy(decoded.pixels).permute(2, 0, 1)
+            boxes = propose(image, pixels).float()
+            tensors[f"boxes/{decoded.sha256}"] = boxes.clone()  # proposals may share memory
+            tensors[f"embeddings/{decoded.sha256}"] = embed_regions(pixels, boxes, encoder).half()
+            read.append((image.file_name, decoded.sha256, decoded.bytes, decoded.mtime_ns))
             advance()
-        write_atomically(path, partial(save_file, tensors))
-
-
-def _parts(image_ids: Sequence[int]) -> Iterator[tuple[int, Sequence[int]]]:
-    for start in range(0, len(image_ids), PART_IMAGES):
-        yield start // PART_IMAGES, image_ids[start : start + PART_IMAGES]
-
-
-def _part_path(folder: Path, part: int) -> Path:
-    return folder / "parts" / f"{part:06d}.safetensors"
+        path = folder / "parts" / f"{index.next_part + start // PART_IMAGES:06d}.safetensors"
+        # One key, for safetensors writes several in an order of its own.
+        metadata = {_FORMAT_NAME: json.dumps({"format": PART_FORMAT, "files": read})}
+        write_atomically(path, partial(save_file, tensors, metadata=metadata))
+    return len(pending)
 
 
 class TeacherCache:
-    """Read access to a filled cache.
+    """Read access to a filled cache, by image id of one annotation file.
+
+    It may hold more images than are asked for. It can be pickled: every process opens the parts
+    for itself.
 
     Raises:
-        DataError: a part is damaged, or an image is missing: distilling less than was asked for is
-            the best-known way to lose half the accuracy without noticing.
+        DataError: a part is damaged, or an image is missing or has changed: distilling less than
+            was asked for is the best-known way to lose half the accuracy without noticing.
     """
 
-    def __init__(self, folder: Path, image_ids: Sequence[int]) -> None:
-        self._files: dict[str, Any] = {}
-        for path in sorted((folder / "parts").glob("*.safetensors")):
-            try:
-                file: Any = safe_open(path, framework="pt")
-            except SafetensorError as error:
-                raise DataError(
-                    f"{path} is damaged: {error}.", hint="Delete it, teach again."
-                ) from error
-            for key in file.keys():  # noqa: SIM118  a safetensors handle is no mapping
-                self._files[key] = file
-        missing = [i for i in image_ids if f"embeddings/{i}" not in self._files]
-        if missing:
+    def __init__(self, folder: Path, images: Sequence[AnnotatedImage], image_folder: Path) -> None:
+        index = _read_index(folder)
+        hashes = _hashes(index, find_image_files(images, image_folder))
+        lacking = [i.file_name for i, found in zip(images, hashes, strict=True) if found is None]
+        if changed := [name for name in lacking if name in index.names]:
             raise DataError(
-                f"The teacher cache {folder} lacks {len(missing)} of {len(image_ids)} images "
-                f"(first: image {missing[0]}).",
+                f"{image_folder / changed[0]} has changed since the teacher saw it "
+                f"({len(changed)} of {len(images)} images have).",
+                hint="Run `vildcli teach` again with the same options: it embeds what has changed.",
+            )
+        if lacking:
+            raise DataError(
+                f"The teacher cache {folder} lacks {len(lacking)} of {len(images)} images "
+                f"(first: {lacking[0]}).",
                 hint="Run `vildcli teach` with the same data to fill it.",
             )
+        self._hashes = {i.id: found for i, found in zip(images, hashes, strict=True) if found}
+        self._parts = {found: index.parts[found] for found in self._hashes.values()}
+        self._open: dict[Path, Any] = {}
 
     def __getitem__(self, image_id: int) -> tuple[Tensor, Tensor]:
         """Boxes [R, 4] in the original image frame and embeddings [R, D] float32."""
-        file = self._files[f"boxes/{image_id}"]
-        boxes: Tensor = file.get_tensor(f"boxes/{image_id}")
-        embeddings: Tensor = file.get_tensor(f"embeddings/{image_id}")
+        sha256 = self._hashes[image_id]
+        part = self._parts[sha256]
+        if part not in self._open:
+            self._open[part] = safe_open(part, framework="pt")
+        boxes: Tensor = self._open[part].get_tensor(f"boxes/{sha256}")
+        embeddings: Tensor = self._open[part].get_tensor(f"embeddings/{sha256}")
         return boxes, embeddings.to(torch.float32)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """What a cache holds.
+
+    Attributes:
+        parts: the part of each hash.
+        seen: the hash of each file as it was read: name, size, time.
+        names: of all files that were read.
+    """
+
+    parts: Mapping[str, Path]
+    seen: Mapping[tuple[str, int, int], str]
+    names: frozenset[str]
+    next_part: int
+
+
+def _read_index(folder: Path) -> _Index:
+    parts: dict[str, Path] = {}
+    seen: dict[tuple[str, int, int], str] = {}
+    # Not the names that begin with a dot: a killed process was writing them.
+    paths = sorted((folder / "parts").glob(f"{'[0-9]' * 6}.safetensors"))
+    for path in paths:
+        for name, sha256, size, mtime_ns in _read_files(path):
+            parts[sha256] = path
+            seen[name, size, mtime_ns] = sha256
+    next_part = int(paths[-1].stem) + 1 if paths else 0
+    return _Index(parts, seen, frozenset(name for name, _, _ in seen), next_part)
+
+
+def _read_files(path: Path) -> list[tuple[str, str, int, int]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})[_FORMAT_NAME])
+        if about["format"] > PART_FORMAT:
+            raise DataError(
+                f"{path} has format {about['format']}; this vildcli reads up to {PART_FORMAT}.",
+                hint="Update vildcli.",
+            )
+        return [(name, sha256, size, time) for name, sha256, size, time in about["files"]]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} is damaged: {error}.", hint="Delete it and run `vildcli teach` again."
+        ) from error
+
+
+def _hashes(index: _Index, files: Sequence[ImageFile]) -> list[str | None]:
+    """The entry of each file, None where there is none.
+
+    Only a file that was renamed, touched or moved is read: one of unknown name, size or time, but
+    of a size that the cache holds.
+    """
+    sizes = {size for _, size, _ in index.seen}
+    unknown = [f for f in files if (f.name, f.bytes, f.mtime_ns) not in index.seen]
+    candidates = [f.path for f in unknown if f.bytes in sizes]
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
+        hashed = dict(zip(candidates, pool.map(_hash, candidates), strict=True))
+    found = [index.seen.get((f.name, f.bytes, f.mtime_ns), hashed.get(f.path)) for f in files]
+    return [sha256 if sha256 in index.parts else None for sha256 in found]
+
+
+def _hash(path: Path) -> str:
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
+def _decode(path: Path) -> DecodedImage:
+    try:
+        return read_image(path)
+    except DataError as error:
+        raise DataError(
+            str(error),
+            hint="Replace the file or take the image out of --data; the same command continues.",
+        ) from error

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from vildcli.checkpoint import load_model
 from vildcli.console import Advance
-from vildcli.data.images import read_image
-from vildcli.data.lvis import load_annotations
+from vildcli.data.lvis import AnnotatedImage, load_annotations
 from vildcli.devices import choose_device
-from vildcli.runs import file_sha256, open_run
+from vildcli.runs import open_run
 from vildcli.teacher.cache import fill_cache
 from vildcli.teacher.encoder import image_encoder_of
 from vildcli.text.open_clip_models import load_open_clip
@@ -51,7 +49,6 @@ def teach(options: TeachOptions, out: Path, *, force: bool, advance: Advance) ->
         out,
         kind=KIND,
         settings={
-            "data": file_sha256(options.data),
             "teacher": encoder.identity,
             "crops": encoder.recipe.as_dict(),
             "proposals": model.identity,
@@ -59,15 +56,18 @@ def teach(options: TeachOptions, out: Path, *, force: bool, advance: Advance) ->
         },
         force=force,
     )
-    files = {image.id: options.images / image.file_name for image in annotations.images}
 
-    def read(image_id: int) -> Tensor:
-        return torch.from_numpy(read_image(files[image_id]).pixels).permute(2, 0, 1)
+    def propose(image: AnnotatedImage, pixels: Tensor) -> Tensor:
+        return model.detector.proposals(pixels, count=options.regions)
 
-    def propose(image: Tensor) -> Tensor:
-        return model.detector.proposals(image, count=options.regions)
-
-    fill_cache(out, list(files), read=read, propose=propose, encoder=encoder, advance=advance)
+    fill_cache(
+        out,
+        annotations.images,
+        options.images,
+        propose=propose,
+        encoder=encoder,
+        advance=advance,
+    )
     return out
 
 
