@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
-from vildcli.console import progress, say
+from vildcli.console import progress, say, warn
 from vildcli.errors import RunError
+
+NAMES_SHOWN = 10
 
 
 @click.command(
@@ -19,9 +22,9 @@ from vildcli.errors import RunError
     "--text-encoder",
     default="ViT-B-32:openai",
     show_default=True,
-    help="An open_clip model: ARCHITECTURE:TAG, ARCHITECTURE:FILE or a folder.",
+    help="An open_clip model: ARCHITECTURE:TAG, ARCHITECTURE:FILE or a folder; or glove:FILE.",
 )
-@click.option("--prompts", default="vild-63", show_default=True, help="Shipped name or file.")
+@click.option("--prompts", help="Shipped name or file.  [default: vild-63; bare for glove:FILE]")
 @click.option(
     "--out",
     required=True,
@@ -31,7 +34,7 @@ from vildcli.errors import RunError
 @click.option("--offline", is_flag=True, help="Never use the network.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def command(
-    vocab: str, text_encoder: str, prompts: str, out: Path, offline: bool, force: bool
+    vocab: str, text_encoder: str, prompts: str | None, out: Path, offline: bool, force: bool
 ) -> None:
     """Write the text bank of VOCAB, a shipped name or a file: one unit vector a category."""
     if out.suffix != ".safetensors":
@@ -39,13 +42,28 @@ def command(
     if out.exists() and not force:
         raise RunError(f"{out} is there already.", hint="Choose another --out, or --force.")
     from vildcli.text.bank import embed_vocabulary, save_text_bank
-    from vildcli.text.encoder import load_text_encoder
+    from vildcli.text.encoder import (
+        load_text_encoder,
+        refuse_sentences,
+        unread_words,
+        usual_prompts,
+    )
     from vildcli.text.templates import load_prompts
     from vildcli.vocabulary.files import load_vocabulary
 
-    vocabulary, templates = load_vocabulary(vocab), load_prompts(prompts)
+    vocabulary = load_vocabulary(vocab)
+    templates = load_prompts(prompts or usual_prompts(text_encoder))
     encoder = load_text_encoder(text_encoder, offline=offline)
+    refuse_sentences(encoder, templates)
     with progress("Embedding names", None) as advance:
         bank = embed_vocabulary(vocabulary, encoder, templates, advance=advance)
     save_text_bank(bank, out)
+    if unread := unread_words(encoder, vocabulary.categories):
+        warn(f"Words without a vector were left out: {_listed(unread)}.")
     say(f"{len(bank.names)} names x {encoder.width} → {out}")
+
+
+def _listed(unread: Mapping[str, Sequence[str]]) -> str:
+    shown = [f"{', '.join(words)} of '{name}'" for name, words in unread.items()]
+    more = len(shown) - NAMES_SHOWN
+    return "; ".join(shown[:NAMES_SHOWN]) + (f"; and of {more} more names" if more > 0 else "")

@@ -33,7 +33,7 @@ from vildcli.vocabulary.names import names_of
 BANK_FORMAT = 1
 CLIP_TEMPERATURE = 0.01  # OpenAI's CLIP; what a bare .npy of its vectors is scored with
 _FORMAT_NAME = "vildcli-text-bank"
-_NAMES_AT_ONCE = 64  # bounds the sentence embeddings in memory: 64 x 63 x 512 floats are 8 MB
+_SENTENCES_AT_ONCE = 4032  # bounds their embeddings in memory: 64 names x 63 x 512 floats, 8 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,9 @@ def embed_categories(
 
     With `cache`, the result is kept in the cache folder by encoder, prompts and names; deleting it
     is safe.
+
+    Raises:
+        VocabularyError: the encoder knows no word of a category's name and synonyms; names all.
     """
     names = [names_of(category) for category in categories]
     if not names:
@@ -100,12 +103,15 @@ def embed_categories(
         return cached
     flat = [name for group in names for name in group]
     by_name = []
-    for start in range(0, len(flat), _NAMES_AT_ONCE):
-        some = flat[start : start + _NAMES_AT_ONCE]
+    at_once = max(1, _SENTENCES_AT_ONCE // len(prompts.templates))
+    for start in range(0, len(flat), at_once):
+        some = flat[start : start + at_once]
         by_name.append(_embed_names(some, encoder, prompts))
         advance(len(some))
     groups = torch.split(torch.cat(by_name), [len(group) for group in names])
+    # A name that the encoder cannot read is a row of zeros, and its synonyms decide alone.
     embeddings = normalize(torch.stack([group.mean(dim=0) for group in groups]), dim=-1)
+    _refuse_unread(categories, embeddings)
     if cache:
         _write_cached(path, embeddings)
     return embeddings
@@ -160,6 +166,17 @@ def _embed_names(names: Sequence[str], encoder: TextEncoder, prompts: Prompts) -
     sentences = [sentence for name in names for sentence in prompts.sentences(name)]
     encoded = normalize(encoder.encode(sentences), dim=-1)
     return normalize(encoded.view(len(names), -1, encoder.width).mean(dim=1), dim=-1)
+
+
+def _refuse_unread(categories: Sequence[Category], embeddings: Tensor) -> None:
+    known = embeddings.any(dim=1).tolist()
+    unread = [c.name for c, found in zip(categories, known, strict=True) if not found]
+    if unread:
+        raise VocabularyError(
+            f"The text encoder knows no word of {len(unread)} of {len(known)} names:"
+            f" {', '.join(unread)}.",
+            hint="Remove or rename them, or give them synonyms that it knows.",
+        )
 
 
 def _cache_path(names: Sequence[Sequence[str]], encoder: TextEncoder, prompts: Prompts) -> Path:

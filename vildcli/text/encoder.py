@@ -1,4 +1,4 @@
-"""Text encoders: sentences in, one embedding each out.
+"""Text encoders: sentences in, one embedding each out; open_clip's here, GloVe in `glove.py`.
 
 CLIP's text tower is causal and reads the embedding at the end-of-text token, so the padding after
 the longest prompt of a batch can be cut without changing anything; with prompts sorted by length
@@ -8,7 +8,7 @@ get all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from vildcli.errors import ModelError
+from vildcli.errors import ModelError, VocabularyError
+from vildcli.text.glove import (
+    BARE_NAME,
+    GLOVE_PREFIX,
+    KIND,
+    GloveTextEncoder,
+    glove_from_state,
+    glove_state,
+    load_glove,
+)
 from vildcli.text.open_clip_models import (
     LoadedClip,
     Tokenizer,
@@ -24,6 +33,9 @@ from vildcli.text.open_clip_models import (
     load_open_clip,
     simple_tokenizer,
 )
+from vildcli.text.templates import Prompts
+from vildcli.vocabulary.category import Category
+from vildcli.vocabulary.names import names_of
 
 _BATCH = 256
 _TOWER_KEYS = (
@@ -53,7 +65,10 @@ class TextEncoder(Protocol):
     def width(self) -> int: ...
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Encode sentences to [P, D], float32 on the CPU, not normalised."""
+        """Encode sentences to [P, D], float32 on the CPU, not normalised.
+
+        A row of zeros is a sentence of which the encoder knows no word.
+        """
         ...
 
 
@@ -113,17 +128,57 @@ def text_encoder_of(clip: LoadedClip) -> OpenClipTextEncoder:
 
 def load_text_encoder(
     reference: str, *, offline: bool = False, cache: Path | None = None, trust: bool = False
-) -> OpenClipTextEncoder:
-    """Load the text side of a model; arguments and errors of `load_open_clip`."""
+) -> OpenClipTextEncoder | GloveTextEncoder:
+    """Load the text side of a model; arguments and errors of `load_open_clip`.
+
+    `glove:FILE` names GloVe's word vectors instead; errors of `load_word_vectors`.
+    """
+    if reference.startswith(GLOVE_PREFIX):
+        return load_glove(Path(reference.removeprefix(GLOVE_PREFIX)).expanduser())
     return text_encoder_of(load_open_clip(reference, offline=offline, cache=cache, trust=trust))
 
 
-def text_tower_state(encoder: OpenClipTextEncoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def usual_prompts(reference: str) -> str:
+    """The shipped prompts that an encoder is used with unless others are asked for."""
+    return BARE_NAME.name if reference.startswith(GLOVE_PREFIX) else "vild-63"
+
+
+def refuse_sentences(encoder: TextEncoder, prompts: Prompts) -> None:
+    """Refuse sentences for an encoder that reads bare names alone.
+
+    Raises:
+        VocabularyError: such an encoder and such prompts.
+    """
+    is_bare = prompts.fingerprint == BARE_NAME.fingerprint
+    if isinstance(encoder, GloveTextEncoder) and not is_bare:
+        raise VocabularyError(
+            f"GloVe reads names and no sentences, as the prompts '{prompts.name}' are.",
+            hint=f"Give --prompts {BARE_NAME.name}, or leave --prompts out.",
+        )
+
+
+def unread_words(
+    encoder: TextEncoder, categories: Iterable[Category]
+) -> dict[str, tuple[str, ...]]:
+    """Names and synonyms that the encoder knows in part or not at all, and the words it lacks."""
+    names = [name for category in categories for name in names_of(category)]
+    return encoder.unread_words(names) if isinstance(encoder, GloveTextEncoder) else {}
+
+
+def text_tower_state(
+    encoder: TextEncoder, categories: Iterable[Category] = ()
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Describe an encoder for a model file: plain values, and tensors where not public.
+
+    Args:
+        categories: of GloVe's vectors, only those of these names travel.
 
     Raises:
         ModelError: its tokenizer is not CLIP's own and cannot travel.
     """
+    if isinstance(encoder, GloveTextEncoder):
+        return glove_state(encoder, categories)
+    assert isinstance(encoder, OpenClipTextEncoder), f"{type(encoder)} does not travel"
     config: dict[str, Any] = {"identity": encoder.identity, "temperature": encoder.temperature}
     if encoder.public_reference is not None:
         return {**config, "reference": encoder.public_reference}, {}
@@ -144,12 +199,14 @@ def text_tower_state(encoder: OpenClipTextEncoder) -> tuple[dict[str, Any], dict
 
 def text_encoder_from_state(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, offline: bool = False
-) -> OpenClipTextEncoder:
+) -> OpenClipTextEncoder | GloveTextEncoder:
     """Rebuild an encoder from what `text_tower_state` gave.
 
     Raises:
         ModelError: public weights that are missing or others than then, or tensors that do not fit.
     """
+    if config.get("kind") == KIND:
+        return glove_from_state(config, tensors)
     if reference := config.get("reference"):
         encoder = load_text_encoder(reference, offline=offline)
         if encoder.identity != config["identity"]:
