@@ -19,7 +19,11 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--data", type=_FILE, required=True, help="COCO or LVIS JSON.")
 @click.option("--images", type=_FOLDER, required=True, help="Folder of its images.")
 @click.option("--teacher", default="ViT-B-32:openai", show_default=True, help="open_clip model.")
-@click.option("--proposals", required=True, help="A model whose proposals are embedded.")
+@click.option(
+    "--proposals",
+    required=True,
+    help="Whose boxes are embedded: a model, torchvision, or a COCO JSON of boxes.",
+)
 @click.option("--regions", default=300, show_default=True, help="Proposals an image.")
 @click.option("--device", help="cpu, cuda, cuda:1.  [default: the best]")
 @click.option("--offline", is_flag=True, help="Never use the network.")

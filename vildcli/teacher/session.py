@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
-from vildcli.checkpoint import load_model
 from vildcli.console import Advance
-from vildcli.data.lvis import AnnotatedImage, load_annotations
+from vildcli.data.lvis import load_annotations
 from vildcli.devices import choose_device
+from vildcli.errors import NothingToDoError
 from vildcli.runs import open_run
-from vildcli.teacher.cache import fill_cache
+from vildcli.teacher.cache import fill_cache, find_image_files
 from vildcli.teacher.encoder import image_encoder_of
+from vildcli.teacher.proposals import open_proposals
 from vildcli.text.open_clip_models import load_open_clip
 
 KIND = "teacher"
@@ -26,8 +25,9 @@ class TeachOptions:
     Attributes:
         data: COCO or LVIS JSON; images: the folder of its files.
         teacher: open_clip reference.
-        proposals: a model whose proposals are embedded.
+        proposals: whose boxes are embedded: a model, `torchvision`, or a JSON of boxes.
         regions: proposals an image.
+        prompts: that the categories are named with, to see how well the teacher knows them.
     """
 
     data: Path
@@ -35,15 +35,45 @@ class TeachOptions:
     teacher: str
     proposals: str
     regions: int = 300
+    prompts: str = "vild-63"
     device: str | None = None
     offline: bool = False
 
 
-def teach(options: TeachOptions, out: Path, *, force: bool, advance: Advance) -> Path:
-    """Embed the proposals of every image; the same call continues an interrupted one."""
+@dataclass(frozen=True, slots=True)
+class TeachResult:
+    """A filled cache.
+
+    Attributes:
+        images: that were asked for; embedded: those that this call embedded.
+    """
+
+    folder: Path
+    images: int
+    embedded: int
+
+
+def teach(options: TeachOptions, out: Path, *, force: bool, advance: Advance) -> TeachResult:
+    """Embed the proposals of every image; the same call continues an interrupted one.
+
+    Raises:
+        ModelError: the teacher or the proposals' model is missing or does not load.
+        DataError: image files are missing or cannot be read; the JSON of boxes does not fit.
+        RunError: the folder holds something else.
+        NothingToDoError: there is no image.
+    """
     annotations = load_annotations(options.data)
+    if not annotations.images:
+        raise NothingToDoError(f"{options.data} lists no images.")
+    find_image_files(annotations.images, options.images)  # before anything slow
     device = choose_device(options.device)
-    model = load_model(options.proposals, device)
+    proposals = open_proposals(
+        options.proposals,
+        annotations,
+        device,
+        count=options.regions,
+        offline=options.offline,
+    )
     encoder = image_encoder_of(load_open_clip(options.teacher, offline=options.offline), device)
     open_run(
         out,
@@ -51,24 +81,27 @@ def teach(options: TeachOptions, out: Path, *, force: bool, advance: Advance) ->
         settings={
             "teacher": encoder.identity,
             "crops": encoder.recipe.as_dict(),
-            "proposals": model.identity,
+            "proposals": proposals.identity,
             "regions": options.regions,
+        },
+        arguments={
+            "data": str(options.data),
+            "images": str(options.images),
+            "teacher": options.teacher,
+            "proposals": options.proposals,
+            "provenance": proposals.provenance,
         },
         force=force,
     )
-
-    def propose(image: AnnotatedImage, pixels: Tensor) -> Tensor:
-        return model.detector.proposals(pixels, count=options.regions)
-
-    fill_cache(
+    embedded = fill_cache(
         out,
         annotations.images,
         options.images,
-        propose=propose,
+        propose=proposals.propose,
         encoder=encoder,
         advance=advance,
     )
-    return out
+    return TeachResult(out, len(annotations.images), embedded)
 
 
 def count_images(options: TeachOptions) -> int:

@@ -52,12 +52,33 @@ class TorchvisionProposer:
         # features.
         return [self._regions(image) for image in images]
 
-    def _regions(self, image: Tensor) -> Regions:
+    @torch.inference_mode()
+    def proposals(self, image: Tensor) -> Tensor:
+        """The first stage alone: proposals [R, 4] of an image, at most `count`, by objectness.
+
+        torchvision's own first stage ends with 1,000.
+
+        Args:
+            image: [3, H, W] uint8 RGB, upright.
+
+        Returns:
+            Boxes in the original image frame, on the CPU.
+        """
+        _, size, proposals, _ = self._first_stage(image)
+        original = (image.shape[-2], image.shape[-1])
+        boxes: Tensor = resize_boxes(proposals[: self.count], size, original).cpu()
+        return boxes
+
+    def _first_stage(self, image: Tensor) -> tuple[Any, tuple[int, int], Tensor, Tensor]:
+        """Features, size of the resized image, proposals in its frame, their objectness."""
         model: Any = self.model
         batch, _ = model.transform([image.to(self.device).float() / 255])
         features = model.backbone(batch.tensors)
-        proposals, objectness = self._propose(batch, features)
-        size = batch.image_sizes[0]
+        return features, batch.image_sizes[0], *self._propose(batch, features)
+
+    def _regions(self, image: Tensor) -> Regions:
+        model: Any = self.model
+        features, size, proposals, objectness = self._first_stage(image)
         roi_features = model.roi_heads.box_roi_pool(features, [proposals], [size])
         logits, codes = model.roi_heads.box_predictor(model.roi_heads.box_head(roi_features))
         classes = logits[:, 1:].argmax(1) + 1
