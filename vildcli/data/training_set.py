@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vildcli.data.batches import BatchPlan as BatchPlan
+from vildcli.data.batches import ExampleKey, seeded_generator
+from vildcli.data.copy_paste import Views, copy_paste
 from vildcli.data.images import read_image
-from vildcli.data.lvis import Annotation, AnnotationSet, annotation_mask
-from vildcli.data.transforms import Views, flip_at_random, make_views, scale_jitter, solid
+from vildcli.data.lvis import AnnotatedImage, Annotation, AnnotationSet, annotation_mask
+from vildcli.data.transforms import Jitter, draw_jitter, solid
+from vildcli.errors import DataError
 from vildcli.teacher.cache import TeacherCache
 from vildcli.types import Distillation, Target
 
 MAX_DISTILLED = 300  # regions an image, the first in stored order (as released)
+MAX_OBJECTS = 300  # an image, the first in stored order that the crop leaves (as released)
+_ROUNDING = 1e-4  # of areas in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +44,26 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Canvas side in pixels, limits of the scale jitter, padding colour (0-255)."""
+    """What an image goes through.
+
+    Attributes:
+        size: canvas side in pixels.
+        limits: of the scale jitter, in shares of the canvas.
+        fill: padding colour, 0-255.
+        copy_paste: whether objects of another image are pasted.
+        min_visible: share of a region's area that the crop must leave for it to be distilled. Its
+            embedding stays that of the whole region.
+    """
 
     size: int
     limits: tuple[float, float]
     fill: tuple[float, ...]
+    copy_paste: bool = False
+    min_visible: float = 0.0
 
 
 class TrainingSet(Dataset[Example]):
-    """Indexed by (epoch, row): a pair always gives the same example, so runs resume exactly."""
+    """Indexed by `ExampleKey`: a key always gives the same example, so runs resume exactly."""
 
     def __init__(
         self,
@@ -62,83 +81,106 @@ class TrainingSet(Dataset[Example]):
             columns: category id to column of the text embeddings, for base categories only:
                 annotations of any other category are dropped, their images stay.
         """
-        self.annotations, self.folder, self.columns = annotations, images, columns
-        self.augmentation, self.seed, self.teacher = augmentation, seed, teacher
+        self.path, self.images, self.folder = annotations.path, annotations.images, images
+        self.columns, self.augmentation, self.seed = columns, augmentation, seed
+        self.teacher = teacher
+        self._objects = PackedObjects(
+            [
+                a
+                for a in annotations.annotations.get(image.id, ())
+                if a.category_id in columns and not a.iscrowd
+            ]
+            for image in annotations.images
+        )
 
     def __len__(self) -> int:
-        return len(self.annotations.images)
+        return len(self.images)
 
-    def __getitem__(self, key: tuple[int, int]) -> Example:
-        epoch, row = key
-        info = self.annotations.images[row]
-        image = torch.from_numpy(read_image(self.folder / info.file_name).pixels).permute(2, 0, 1)
-        objects = self._base_objects(info.id)
-        embeddings = None
-        regions = torch.zeros(0, 4)
+    def __getitem__(self, key: tuple[int, ...]) -> Example:
+        """Read and augment one image.
+
+        Raises:
+            DataError: it cannot be read, or has another size than the annotations say.
+        """
+        epoch, row, copy = ExampleKey(*key)
+        generator = seeded_generator(self.seed, epoch, row, copy)
+        image_id = self.images[row].id
+        regions, embeddings = torch.zeros(0, 4), None
         if self.teacher is not None:
-            regions, embeddings = self.teacher[info.id]
-            regions, embeddings = regions[:MAX_DISTILLED], embeddings[:MAX_DISTILLED]
-        generator = torch.Generator().manual_seed(
-            hash((self.seed, epoch, row)) & 0x7FFF_FFFF_FFFF_FFFF
-        )
-        views = self._augment(_views(image, objects, regions), generator)
-        kept = solid(views.boxes)
-        labels = torch.tensor([self.columns[o.category_id] for o in objects], dtype=torch.int64)
-        target = Target(
-            views.boxes[kept].as_subclass(Tensor),
-            labels[kept],
-            views.masks[kept].as_subclass(Tensor),
-        )
-        boxes = views.regions.as_subclass(Tensor)
-        distillation = None if embeddings is None else Distillation(boxes, embeddings, solid(boxes))
-        return Example(info.id, views.image.as_subclass(Tensor), target, distillation)
+            regions, embeddings = (t[:MAX_DISTILLED] for t in self.teacher[image_id])
+        views = self._views(row, regions, generator)
+        if self.augmentation.copy_paste:
+            donor = int(torch.randint(len(self), (), generator=generator))
+            views = copy_paste(views, self._views(donor, regions[:0], generator), generator)
+        objects = (views.boxes, views.labels, views.masks)
+        target = Target(*(t[:MAX_OBJECTS] for t in objects))
+        distillation = None
+        if embeddings is not None:
+            distillation = Distillation(views.regions, embeddings, views.valid)
+        return Example(image_id, views.image, target, distillation)
 
-    def _base_objects(self, image_id: int) -> list[Annotation]:
-        return [
-            annotation
-            for annotation in self.annotations.annotations.get(image_id, ())
-            if annotation.category_id in self.columns and not annotation.iscrowd
-        ]
-
-    def _augment(self, views: Views, generator: torch.Generator) -> Views:
+    def _views(self, row: int, regions: Tensor, generator: torch.Generator) -> Views:
+        """An image on its canvas with the objects that the crop leaves."""
+        image = self._read(self.images[row])
         a = self.augmentation
-        views = flip_at_random(views, generator)
-        return scale_jitter(views, size=a.size, limits=a.limits, fill=a.fill, generator=generator)
+        source = (image.shape[1], image.shape[2])
+        jitter = draw_jitter(source, size=a.size, limits=a.limits, generator=generator)
+        objects = self._objects[row]
+        boxes = torch.tensor([o.box for o in objects], dtype=torch.float32).reshape(-1, 4)
+        boxes = jitter.boxes(boxes)
+        kept = torch.nonzero(solid(boxes))[:MAX_OBJECTS, 0]
+        seen = [objects[i] for i in kept.tolist()]
+        moved = jitter.boxes(regions)
+        return Views(
+            image=jitter.image(image, a.fill),
+            boxes=boxes[kept],
+            labels=torch.tensor([self.columns[o.category_id] for o in seen], dtype=torch.int64),
+            masks=_masks(seen, jitter),
+            regions=moved,
+            valid=solid(moved) & (jitter.visible(regions) >= a.min_visible - _ROUNDING),
+        )
+
+    def _read(self, info: AnnotatedImage) -> Tensor:
+        """[3, H, W] uint8."""
+        path = self.folder / info.file_name
+        image = read_image(path)
+        if (image.width, image.height) != (info.width, info.height):
+            raise DataError(
+                f"{path} is {image.width} x {image.height} pixels; "
+                f"{self.path} says {info.width} x {info.height} (image {info.id}).",
+                hint="Name the images that were annotated; sizes are meant after EXIF rotation.",
+            )
+        return torch.from_numpy(image.pixels).permute(2, 0, 1)
 
 
-def _views(image: Tensor, objects: Sequence[Annotation], regions: Tensor) -> Views:
-    height, width = image.shape[-2:]
-    boxes = torch.tensor([o.box for o in objects], dtype=torch.float32).reshape(-1, 4)
-    masks = torch.zeros(len(objects), height, width, dtype=torch.bool)
-    for i, annotation in enumerate(objects):
-        masks[i] = torch.from_numpy(annotation_mask(annotation, height, width))
-    return make_views(image, boxes, masks, regions)
+def _masks(objects: Sequence[Annotation], jitter: Jitter) -> Tensor:
+    """[N, S, S] bool, filled one by one: an image of 300 objects is held at one size only."""
+    masks = torch.zeros(len(objects), jitter.size, jitter.size, dtype=torch.bool)
+    for mask, annotation in zip(masks, objects, strict=True):
+        mask.copy_(jitter.mask(torch.from_numpy(annotation_mask(annotation, *jitter.source))))
+    return masks
 
 
-@dataclass(frozen=True, slots=True)
-class BatchPlan:
-    """Batches of (epoch, row) from a step on; a pure function of the seed and the step.
+class PackedObjects:
+    """The objects of every image, in one array of bytes.
 
-    Each epoch is a permutation of the images; a batch may run over its end into the next.
+    Loading processes share its pages. A million Python objects they would each come to copy, as
+    reading them changes their reference counts.
     """
 
-    images: int
-    batch: int
-    seed: int
-    first_step: int
-    steps: int
+    def __init__(self, images: Iterable[Sequence[Annotation]]) -> None:
+        packed = [json.dumps([_values(a) for a in objects]).encode() for objects in images]
+        self._bytes = np.frombuffer(b"".join(packed), dtype=np.uint8)
+        self._ends = np.cumsum([0, *map(len, packed)])
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step in range(self.first_step, self.steps):
-            yield [self._place(step * self.batch + i) for i in range(self.batch)]
+    def __getitem__(self, row: int) -> list[Annotation]:
+        start, end = self._ends[row : row + 2]
+        rows = json.loads(self._bytes[start:end].tobytes())
+        return [
+            Annotation(id_, image_id, category_id, tuple(box), area, segmentation, iscrowd)
+            for id_, image_id, category_id, box, area, segmentation, iscrowd in rows
+        ]
 
-    def __len__(self) -> int:
-        return self.steps - self.first_step
 
-    def _place(self, position: int) -> tuple[int, int]:
-        epoch, row = divmod(position, self.images)
-        return epoch, int(self._order(epoch)[row])
-
-    def _order(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(hash((self.seed, epoch)) & 0x7FFF_FFFF_FFFF_FFFF)
-        return torch.randperm(self.images, generator=generator)
+def _values(a: Annotation) -> tuple[object, ...]:
+    return a.id, a.image_id, a.category_id, a.box, a.area, a.segmentation, a.iscrowd

@@ -1,12 +1,11 @@
 """Joint transforms of an image, its objects and its distillation regions.
 
-All views move together, once: the released code's second flip, which left the distillation boxes
-behind, is not copied.
+A jitter is drawn once and moves all of them: the released code's second flip, which left the
+distillation boxes behind, is not copied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,75 +16,100 @@ from torchvision.transforms.v2 import functional as F
 
 
 @dataclass(frozen=True, slots=True)
-class Views:
-    """Aligned views of one image.
+class Jitter:
+    """One draw of flip and large-scale jitter: original image frame to a square canvas.
 
     Attributes:
-        image: [3, H, W] uint8.
-        boxes: [N, 4] of the ground truth.
-        masks: [N, H, W] bool.
-        regions: [V, 4] distillation boxes.
+        source: height and width of the original image.
+        resized: height and width after scaling; of these, what follows `top` and `left` is seen.
+        size: side of the canvas.
     """
 
-    image: tv_tensors.Image
-    boxes: tv_tensors.BoundingBoxes
-    masks: tv_tensors.Mask
-    regions: tv_tensors.BoundingBoxes
+    source: tuple[int, int]
+    flipped: bool
+    resized: tuple[int, int]
+    top: int
+    left: int
+    size: int
 
-    def map(self, transform: Callable[[Any], Any]) -> Views:
-        return Views(*(transform(v) for v in (self.image, self.boxes, self.masks, self.regions)))
+    @property
+    def content(self) -> tuple[int, int]:
+        """Height and width of what the image covers of the canvas, from its top left corner."""
+        return min(self.resized[0], self.size), min(self.resized[1], self.size)
+
+    def image(self, image: Tensor, fill: tuple[float, ...]) -> Tensor:
+        """[3, H, W] uint8 to [3, S, S], the rest of the canvas filled with a colour (0-255)."""
+        height, width = self.content
+        moved = self._move(tv_tensors.Image(image))
+        padding = [0, 0, self.size - width, self.size - height]
+        return F.pad(moved, padding, fill=list(fill)).as_subclass(Tensor)  # type: ignore[no-any-return]
+
+    def boxes(self, boxes: Tensor) -> Tensor:
+        """[N, 4] to [N, 4], clipped to the content."""
+        framed = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=self.source)
+        return self._move(framed).as_subclass(Tensor)  # type: ignore[no-any-return]
+
+    def mask(self, mask: Tensor) -> Tensor:
+        """[H, W] bool to [S, S], read at the centres of the canvas's pixels.
+
+        Only those pixels are touched. torchvision's nearest neighbours are read at the corners, up
+        to half a pixel beside the image.
+        """
+        height, width = self.content
+        rows = _read_from(self.top, height, self.source[0], self.resized[0])
+        columns = _read_from(self.left, width, self.source[1], self.resized[1])
+        if self.flipped:
+            columns = self.source[1] - 1 - columns
+        canvas = torch.zeros(self.size, self.size, dtype=torch.bool)
+        canvas[:height, :width] = mask[rows][:, columns]
+        return canvas
+
+    def visible(self, boxes: Tensor) -> Tensor:
+        """[N] share of each box's area that the crop leaves, 0-1; of an empty box 0."""
+        scale = self.resized[0] * self.resized[1] / (self.source[0] * self.source[1])
+        whole = scale * _area(boxes)
+        return torch.where(whole > 0, _area(self.boxes(boxes)) / whole, 0.0).clamp(max=1)
+
+    def _move(self, view: Any) -> Any:
+        if self.flipped:
+            view = F.horizontal_flip(view)
+        view = F.resize(view, list(self.resized), antialias=True)
+        return F.crop(view, self.top, self.left, *self.content)
 
 
-def make_views(image: Tensor, boxes: Tensor, masks: Tensor, regions: Tensor) -> Views:
-    size = (image.shape[-2], image.shape[-1])
-    return Views(
-        tv_tensors.Image(image),
-        _bounding_boxes(boxes, size),
-        tv_tensors.Mask(masks),
-        _bounding_boxes(regions, size),
-    )
-
-
-def _bounding_boxes(boxes: Tensor, size: tuple[int, int]) -> tv_tensors.BoundingBoxes:
-    return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
-
-
-def flip_at_random(views: Views, generator: torch.Generator) -> Views:
-    return views.map(F.horizontal_flip) if torch.rand((), generator=generator) < 0.5 else views
-
-
-def scale_jitter(
-    views: Views,
-    *,
-    size: int,
-    limits: tuple[float, float],
-    fill: tuple[float, ...],
-    generator: torch.Generator,
-) -> Views:
-    """Large-scale jitter onto a canvas of size x size.
+def draw_jitter(
+    source: tuple[int, int], *, size: int, limits: tuple[float, float], generator: torch.Generator
+) -> Jitter:
+    """Draw a flip (one half) and a large-scale jitter onto a canvas of size x size.
 
     The image is scaled to fit s·size with s drawn from `limits`, cropped at random where it is
-    larger, padded at the bottom and right with the colour `fill` (0-255) where it is smaller.
+    larger, padded at the bottom and right where it is smaller.
+
+    Args:
+        source: height and width of the image.
     """
-    height, width = views.image.shape[-2:]
+    flipped = torch.rand((), generator=generator).item() < 0.5
     low, high = limits
     drawn = low + (high - low) * torch.rand((), generator=generator).item()
-    scale = drawn * size / max(height, width)
-    resized = (max(1, round(height * scale)), max(1, round(width * scale)))
-    views = views.map(lambda v: F.resize(v, list(resized), antialias=True))
-    top = _offset(resized[0] - size, generator)
-    left = _offset(resized[1] - size, generator)
-    content = (min(resized[0], size), min(resized[1], size))
-    views = views.map(lambda v: F.crop(v, top, left, *content))
-    padding = [0, 0, size - content[1], size - content[0]]
-    padded = views.map(lambda v: F.pad(v, padding))
-    return Views(
-        F.pad(views.image, padding, fill=list(fill)), padded.boxes, padded.masks, padded.regions
-    )
+    scale = drawn * size / max(source)
+    height, width = (max(1, round(side * scale)) for side in source)
+    top = _offset(height - size, generator)
+    left = _offset(width - size, generator)
+    return Jitter(source, flipped, (height, width), top, left, size)
 
 
 def _offset(surplus: int, generator: torch.Generator) -> int:
     return int(torch.randint(0, max(surplus, 0) + 1, (), generator=generator))
+
+
+def _read_from(offset: int, count: int, source: int, resized: int) -> Tensor:
+    """[count] source pixels under the centres of resized pixels, from an offset on."""
+    centres = 2 * torch.arange(offset, offset + count) + 1
+    return centres * source // (2 * resized)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1)
 
 
 def solid(boxes: Tensor) -> Tensor:
