@@ -32,13 +32,20 @@ BASE = (Category(1, "apple"), Category(2, "pear", synonyms=("anjou",)))
 
 def tiny_detector(system: str = "vild-ensemble", seed: int = 0) -> Detector:
     torch.manual_seed(seed)
-    return Detector(TINY, SYSTEMS[system], WIDTH)
+    return Detector(TINY, SYSTEMS[system], WIDTH, classes=len(BASE))
 
 
-def tiny_context(categories: int = 3) -> TrainingContext:
+def is_closed(system: str) -> bool:
+    return SYSTEMS[system].text_side == "classifier"
+
+
+def tiny_context(system: str = "vild-ensemble", categories: int = 3) -> TrainingContext:
+    """The last category is novel; a closed set has the others alone."""
     generator = torch.Generator().manual_seed(1)
     texts = normalize(torch.randn(categories, WIDTH, generator=generator), dim=-1)
     is_base = torch.arange(categories) < categories - 1
+    if is_closed(system):
+        texts, is_base = torch.empty(categories - 1, 0), is_base[:-1]
     return TrainingContext(texts, is_base, 0.1, regions=16, proposals=24)
 
 

@@ -103,6 +103,7 @@ def tiny_set(
 
 def tiny_recipe(**changes: Any) -> Recipe:
     values = {
+        "summary": "a test's",
         "steps": 4,
         "batch": 2,
         "optimiser": "adamw",

@@ -36,10 +36,12 @@ class ModelCard:
     """What a model says of itself.
 
     Attributes:
-        temperature: τ of both sides, that of its text encoder.
-        prompts: name and templates that its text embeddings were made with.
-        base_categories: what boxes were seen of; its default scoring context.
-        text_encoder: the tower's configuration, or a public reference with the hash of its weights.
+        temperature: τ of both sides, that of its text encoder; 1 in a closed set.
+        prompts: name and templates that its text embeddings were made with; empty in a closed set.
+        base_categories: what boxes were seen of; its default scoring context, and the classes of a
+            closed set in their order.
+        text_encoder: the tower's configuration, or a public reference with the hash of its weights;
+            empty in a closed set.
         default_conf: score from which labels are shown, where it was measured.
         provenance: initialisation and proposals: what else the weights have seen.
     """
@@ -115,7 +117,10 @@ def load_model(reference: str | Path, device: torch.device) -> Model:
     card = _read_card(path, metadata)
     system = find_system(card.system)
     detector = Detector(
-        architecture_from_dict(dict(card.architecture)), system, card.embedding_width
+        architecture_from_dict(dict(card.architecture)),
+        system,
+        card.embedding_width,
+        len(card.base_categories),
     )
     try:
         detector.load_state_dict(_of_part(tensors, "detector."))

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -20,12 +20,12 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 _PLAIN_WIDTH = 10_000  # no line of a pipe is ever folded
@@ -96,6 +96,10 @@ class Advance(Protocol):
     def __call__(self, steps: int = 1, note: str | None = None) -> None: ...
 
 
+# What `progress` is, for functions that show several bars one after the other.
+Progress = Callable[[str, int | None], AbstractContextManager[Advance]]
+
+
 @contextmanager
 def progress(title: str, total: int | None) -> Iterator[Advance]:
     """A progress bar on a terminal; elsewhere a plain line at each tenth."""
@@ -112,7 +116,7 @@ def progress(title: str, total: int | None) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console) as bar:
+    with ProgressBar(*columns, console=console) as bar:
         task = bar.add_task(escape(title), total=total, note="")
 
         def advance(steps: int = 1, note: str | None = None) -> None:

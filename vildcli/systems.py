@@ -7,7 +7,7 @@ arguments, orthogonal to the row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Literal
 
@@ -19,21 +19,26 @@ class System:
     """One row.
 
     Attributes:
-        text_side: whose embedding is scored with background, trained by cross-entropy on base
-            categories.
+        text_side: whose embedding is scored with background, trained by cross-entropy; `student`
+            against text embeddings, `classifier` a learned linear one over the trained categories
+            alone (closed set).
         image_side: whose embedding is scored without background; `shared` is the text side's own
             head, distilled as well; `teacher` is the vision-language model on crops.
         distilled: whether the L1 distillation loss is trained.
-        fusion: `text` and `image` take that side's softmax; `ensemble` is the geometric mean of
-            ViLD §3.4.
+        fusion: `text` and `image` take that side's softmax, `classifier` the linear classifier's;
+            `ensemble` is the geometric mean of ViLD §3.4.
+        words: what embeds the names that regions are compared with; None in a closed set.
+        repeat_factors: whether images of rare categories are repeated (LVIS §4).
     """
 
     name: str
     summary: str
-    text_side: Literal["student", None]
+    text_side: Literal["student", "classifier", None]
     image_side: Literal["student", "shared", "teacher", None]
     distilled: bool
-    fusion: Literal["text", "image", "ensemble"]
+    fusion: Literal["text", "image", "ensemble", "classifier"]
+    words: Literal["clip", "glove", None] = "clip"
+    repeat_factors: bool = False
 
     @property
     def trained(self) -> bool:
@@ -41,9 +46,21 @@ class System:
         return self.image_side != "teacher"
 
 
+_CLOSED_SET = System(
+    "supervised", "linear classifier, closed set", "classifier", None, False, "classifier", None
+)
+
 SYSTEMS: dict[str, System] = {
     row.name: row
     for row in (
+        _CLOSED_SET,
+        replace(
+            _CLOSED_SET,
+            name="supervised-rfs",
+            summary="the same, rare images repeated",
+            repeat_factors=True,
+        ),
+        System("glove", "cross-entropy against GloVe", "student", None, False, "text", "glove"),
         System("vild-text", "cross-entropy against text", "student", None, False, "text"),
         System("vild-image", "L1 distillation, no class loss", None, "student", True, "image"),
         System("vild", "both losses, one head", "student", "shared", True, "text"),

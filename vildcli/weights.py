@@ -22,6 +22,8 @@ from vildcli.text.open_clip_weights import (
 )
 
 DETECTOR = "torchvision"  # Mask R-CNN trained on COCO, whose proposals clip-on-crops takes
+IMAGENET = "imagenet"  # torchvision's classifier weights: resnet50:imagenet
+BACKBONES = ("resnet50", "resnet152", "efficientnet_b7")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class WeightsFile:
     """One download.
 
     Attributes:
-        reference: what a command calls it: ARCHITECTURE:TAG or `torchvision`.
+        reference: what a command calls it: ARCHITECTURE:TAG, BACKBONE:imagenet or `torchvision`.
         path: where it lies, or will lie.
         origin: where it comes from.
         is_present: whether it is there already.
@@ -47,7 +49,7 @@ def plan_fetch(references: Sequence[str]) -> list[WeightsFile]:
     Raises:
         ModelError: a reference without a tag, an unknown architecture or tag.
     """
-    return [_detector_file() if r == DETECTOR else _open_clip_file(r) for r in references]
+    return [_planned(reference) for reference in references]
 
 
 def fetch(file: WeightsFile) -> Path:
@@ -58,7 +60,7 @@ def fetch(file: WeightsFile) -> Path:
     """
     if file.is_present:
         return file.path
-    if file.reference == DETECTOR:
+    if _is_torchvision(file.reference):
         _download(file)
         return file.path
     architecture, _, tag = file.reference.partition(":")
@@ -74,18 +76,51 @@ def find_detector_weights(*, offline: bool = False) -> Path:
     Raises:
         ModelError: not here, and the network is forbidden or fails.
     """
+    return _find_torchvision(DETECTOR, offline)
+
+
+def find_backbone_weights(backbone: str, *, offline: bool = False) -> Path:
+    """Find torchvision's ImageNet weights of a backbone, as `find_detector_weights` does.
+
+    Raises:
+        ModelError: torchvision has none of it, or as there.
+    """
+    if backbone not in BACKBONES:
+        raise ModelError(
+            f"torchvision has no ImageNet weights of the backbone '{backbone}'.",
+            hint=f"Train it with --init scratch, or choose one of {', '.join(BACKBONES)}.",
+        )
+    return _find_torchvision(f"{backbone}:{IMAGENET}", offline)
+
+
+def _find_torchvision(reference: str, offline: bool) -> Path:
     import torch
 
-    file = _detector_file()
+    file = _torchvision_file(reference)
     by_torch = Path(torch.hub.get_dir()) / "checkpoints" / file.path.name
     if not file.is_present and by_torch.is_file():
         return by_torch
     if not file.is_present and offline:
         raise ModelError(
-            "The weights of torchvision's Mask R-CNN are not here, and the network is forbidden.",
+            f"The weights {_named(reference)} are not here, and the network is forbidden.",
             hint=_where_to_put(file),
         )
     return fetch(file)
+
+
+def _planned(reference: str) -> WeightsFile:
+    if _is_torchvision(reference):
+        return _torchvision_file(reference)
+    return _open_clip_file(reference)
+
+
+def _is_torchvision(reference: str) -> bool:
+    backbone, _, tag = reference.partition(":")
+    return reference == DETECTOR or (backbone in BACKBONES and tag == IMAGENET)
+
+
+def _named(reference: str) -> str:
+    return "of torchvision's Mask R-CNN" if reference == DETECTOR else reference
 
 
 def _open_clip_file(reference: str) -> WeightsFile:
@@ -100,12 +135,18 @@ def _open_clip_file(reference: str) -> WeightsFile:
     return WeightsFile(reference, present or candidates[0], origin, present is not None)
 
 
-def _detector_file() -> WeightsFile:
-    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+def _torchvision_file(reference: str) -> WeightsFile:
+    from torchvision import models
 
-    address = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url
+    addresses = {
+        DETECTOR: models.detection.MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url,
+        "resnet50:imagenet": models.ResNet50_Weights.IMAGENET1K_V1.url,
+        "resnet152:imagenet": models.ResNet152_Weights.IMAGENET1K_V1.url,
+        "efficientnet_b7:imagenet": models.EfficientNet_B7_Weights.IMAGENET1K_V1.url,
+    }
+    address = addresses[reference]
     path = weights_folder() / address.rsplit("/", 1)[1]
-    return WeightsFile(DETECTOR, path, address, path.is_file())
+    return WeightsFile(reference, path, address, path.is_file())
 
 
 def _download(file: WeightsFile) -> None:
@@ -122,7 +163,7 @@ def _download(file: WeightsFile) -> None:
         )
     except (URLError, OSError, RuntimeError) as error:
         raise ModelError(
-            f"The weights of torchvision's Mask R-CNN cannot be downloaded: {error}.",
+            f"The weights {_named(file.reference)} cannot be downloaded: {error}.",
             hint=_where_to_put(file),
         ) from error
 

@@ -138,7 +138,8 @@ def test_losses__published_reductions() -> None:
         torch.tensor([[8.0, 8, 16, 16], [33, 33, 62, 64]]),
         torch.tensor([[0.0, 64, 8, 72]]),
     ]
-    score_loss, box_loss = proposal_losses(found, truths)  # fewer than 256: all are sampled
+    parts = proposal_losses(found, truths, [None, None])  # fewer than 256: all are sampled
+    score_loss, box_loss = (part.mean() for part in parts)
     expected_score, by_level = 0.0, {0: [], 1: []}
     for b, truth in enumerate(truths):
         positive, negative, matched = sample_anchors(ANCHORS, truth, None)
@@ -156,7 +157,8 @@ def test_losses__published_reductions() -> None:
 
 
 def test_losses__no_truth_is_finite() -> None:
-    score_loss, box_loss = proposal_losses(predictions(), [torch.zeros(0, 4)])
+    parts = proposal_losses(predictions(), [torch.zeros(0, 4)], [None])
+    score_loss, box_loss = (part.mean() for part in parts)
     assert torch.isfinite(score_loss)
     assert score_loss > 0
     assert box_loss == 0

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_detector import TRAINED, tiny_context, tiny_detector
+from tiny_detector import TRAINED, is_closed, tiny_context, tiny_detector
 from tiny_training import (
     NOVEL_ID,
     annotation,
@@ -17,10 +17,13 @@ from tiny_training import (
     write_images,
 )
 
+from vildcli.data.batches import BatchPlan
+from vildcli.data.training_set import TrainingSet
 from vildcli.detector.detector import Detector
 from vildcli.errors import ModelError
 from vildcli.systems import SYSTEMS
 from vildcli.training import train
+from vildcli.training.processes import Processes
 from vildcli.training.recipe import RECIPES, Recipe
 from vildcli.training.train import make_optimiser, train_detector, weighted_sum
 
@@ -48,17 +51,24 @@ def trained(
     if SYSTEMS[system].distilled:
         teacher = tiny_cache(path.parent / "cache", [1, 2, 3, 4])
     folder.mkdir(exist_ok=True)
+    train_in_place(detector, tiny_set(path, teacher), recipe, folder, workers)
+    return detector
+
+
+def train_in_place(
+    detector: Detector, data: TrainingSet, recipe: Recipe, folder: Path, workers: int = 0
+) -> None:
     train_detector(
         detector,
-        tiny_set(path, teacher),
-        tiny_context(),
+        data,
+        BatchPlan(len(data), recipe.batch, 0, 0, recipe.length),
+        tiny_context(detector.system.name),
         recipe,
         folder,
-        seed=0,
+        processes=Processes(torch.device("cpu")),
         workers=workers,
         advance=lambda count=1, text=None: None,
     )
-    return detector
 
 
 def assert_same_weights(a: Detector, b: Detector) -> None:
@@ -71,8 +81,10 @@ def test_every_trained_system_moves_what_it_trains(system: str, tmp_path: Path) 
     detector = trained(tmp_path / "run", write_images(tmp_path), tiny_recipe(steps=2), system)
     start = tiny_detector(system).state_dict()
     moved = {k for k, v in detector.state_dict().items() if not torch.equal(v, start[k])}
-    assert {"head.project.weight", "boxes.weight", "mask_head.logits.weight"} <= moved
-    assert ("background" in moved) == (SYSTEMS[system].text_side is not None)
+    assert {"boxes.weight", "mask_head.logits.weight"} <= moved
+    assert ("head.project.weight" in moved) != is_closed(system)
+    assert ("classifier.weight" in moved) == is_closed(system)
+    assert ("background" in moved) == (SYSTEMS[system].text_side == "student")
     assert not detector.training
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 1]
@@ -142,17 +154,8 @@ def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
     path = write_images(tmp_path)
     (tmp_path / "run").mkdir()
     with pytest.raises(ModelError) as error:
-        train_detector(
-            detector,
-            tiny_set(path),
-            tiny_context(),
-            tiny_recipe(),
-            tmp_path / "run",
-            seed=0,
-            workers=0,
-            advance=lambda count=1, text=None: None,
-        )
-    assert str(error.value) == "The loss is not finite at step 0: total, text (images 1, 3)."
+        train_in_place(detector, tiny_set(path), tiny_recipe(), tmp_path / "run")
+    assert str(error.value) == "The loss is not finite at step 0: total, text (images 3, 2)."
     assert error.value.hint == "Lower the learning rate, or look at these images' annotations."
     assert not (tmp_path / "run" / "state.pt").exists()
 
@@ -203,5 +206,21 @@ def test_rate__warms_up_and_falls() -> None:
 
 def test_recipes_can_be_written_down() -> None:
     for recipe in RECIPES.values():
-        values = json.loads(json.dumps(recipe.as_dict()))
-        assert values["steps"] == recipe.steps > recipe.warmup_steps
+        values = json.loads(json.dumps(recipe.in_steps(100_170).as_dict()))
+        assert values["steps"] > recipe.warmup_steps
+
+
+def test_recipe__epochs_become_steps() -> None:
+    recipe = tiny_recipe(steps=None, epochs=3, batch=4)
+    assert recipe.in_steps(10).length == 8  # 30 images in batches of 4
+    assert recipe.in_steps(10.5).length == 8
+    assert tiny_recipe(steps=7).in_steps(10).length == 7
+
+
+def test_recipe__another_batch_takes_the_rate_along_for_sgd_alone() -> None:
+    assert tiny_recipe(optimiser="sgd", batch=16, learning_rate=0.02).with_batch(
+        4
+    ).learning_rate == pytest.approx(0.005)
+    assert tiny_recipe(optimiser="adamw", batch=16, learning_rate=0.02).with_batch(
+        4
+    ).learning_rate == pytest.approx(0.02)

@@ -15,8 +15,9 @@ from vildcli.console import say, show_table
 def command(references: tuple[str, ...], dry_run: bool) -> None:
     """Download weights into vildcli's cache folder, so that --offline works.
 
-    WEIGHTS are open_clip's ARCHITECTURE:TAG and `torchvision` (its Mask R-CNN); without any, those
-    that `vildcli detect PHOTOS --classes "..."` needs: ViT-B-32:openai and torchvision.
+    WEIGHTS are open_clip's ARCHITECTURE:TAG, `torchvision` (its Mask R-CNN) and, to start training
+    from, resnet50:imagenet, resnet152:imagenet, efficientnet_b7:imagenet; without any, those that
+    `vildcli detect PHOTOS --classes "..."` needs: ViT-B-32:openai and torchvision.
     """
     from vildcli.weights import fetch, plan_fetch
 

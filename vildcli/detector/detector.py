@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,18 +27,22 @@ from vildcli.detector.heads import (
     MASK_POOL,
     MaskHead,
     RegionHead,
+    RegionPooler,
     box_regression,
-    region_pooler,
+    class_regression,
 )
 from vildcli.detector.losses import (
+    LossParts,
     box_loss,
     class_logits,
+    classifier_logits,
     distillation_loss,
     mask_loss,
     text_loss,
 )
 from vildcli.detector.proposals import ProposalHead, proposal_losses, select_proposals
 from vildcli.detector.sampling import SampledRegions, sample_regions
+from vildcli.detector.scoring import Fusion, ScoringHead
 from vildcli.systems import System
 from vildcli.types import MASK_SIZE, Distillation, Regions, Target
 
@@ -53,6 +58,8 @@ class TrainingContext:
         regions: sampled regions an image.
         proposals: proposals an image kept for sampling.
         mask_regions: foreground regions an image that train the mask head.
+        novel_logits: `zero` or `masked`, see `text_loss`.
+        distillation: `l1` or `l2`, see `distillation_loss`.
     """
 
     text_embeddings: Tensor
@@ -61,22 +68,36 @@ class TrainingContext:
     regions: int = 512
     proposals: int = 1000
     mask_regions: int = 128
+    novel_logits: Literal["zero", "masked"] = "zero"
+    distillation: Literal["l1", "l2"] = "l1"
 
 
 class Detector(nn.Module):
     """One shape for every trained row of the systems table; the row says which parts exist."""
 
-    def __init__(self, architecture: Architecture, system: System, embedding_width: int) -> None:
+    def __init__(
+        self, architecture: Architecture, system: System, embedding_width: int, classes: int = 0
+    ) -> None:
+        """Build with random weights.
+
+        Args:
+            embedding_width: D of the text embeddings; meaningless in a closed set.
+            classes: trained categories, of a closed set only.
+        """
         super().__init__()
         self.architecture, self.system = architecture, system
         self.backbone = Backbone(architecture)
         self.proposal_head = ProposalHead(architecture)
-        self.box_pool = region_pooler(architecture, BOX_POOL)
-        self.mask_pool = region_pooler(architecture, MASK_POOL)
-        self.head = RegionHead(architecture, embedding_width)
+        self.box_pool = RegionPooler(architecture, BOX_POOL)
+        self.mask_pool = RegionPooler(architecture, MASK_POOL)
+        closed = system.text_side == "classifier"
+        self.head = RegionHead(architecture, None if closed else embedding_width)
         self.boxes = box_regression(architecture)
         self.mask_head = MaskHead(architecture)
-        self.background = nn.Parameter(torch.randn(embedding_width) * 0.01)
+        self.background: nn.Parameter | None = None
+        if system.text_side == "student":
+            self.background = nn.Parameter(torch.randn(embedding_width) * 0.01)
+        self.classifier = class_regression(architecture, classes) if closed else None
         self.image_head: RegionHead | None = None
         if system.text_side and system.image_side == "student":
             self.image_head = RegionHead(architecture, embedding_width)
@@ -89,69 +110,91 @@ class Detector(nn.Module):
         targets: Sequence[Target],
         context: TrainingContext,
         distillation: Sequence[Distillation] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> dict[str, LossParts]:
         """Losses of a batch, unweighted.
 
         Args:
             images: [B, 3, S, S] uint8, all of one canvas size.
             targets: ground truth of base categories, canvas pixels.
+            generators: one an image, so that what is sampled in it does not depend on its batch.
         """
+        drawn: Sequence[torch.Generator | None] = generators or [None] * len(images)
         pyramid = self.backbone(self._normalise(images))
         predictions = self.proposal_head(pyramid)
         truths = [target.boxes for target in targets]
-        objectness_loss, proposal_box_loss = proposal_losses(predictions, truths, generator)
+        objectness_loss, proposal_box_loss = proposal_losses(predictions, truths, drawn)
         sizes = [(images.shape[-2], images.shape[-1])] * len(images)
         proposals = select_proposals(
             predictions, sizes, per_level=2 * context.proposals, total=context.proposals
         )
         sampled = [
             sample_regions(boxes, target, count=context.regions, generator=generator)
-            for (boxes, _), target in zip(proposals, targets, strict=True)
+            for (boxes, _), target, generator in zip(proposals, targets, drawn, strict=True)
         ]
         losses = {"objectness": objectness_loss, "proposal_box": proposal_box_loss}
-        losses |= self._region_losses(pyramid, sizes, sampled, targets, context, distillation)
-        losses["mask"] = self._mask_loss(pyramid, sizes, sampled, targets, context.mask_regions)
+        losses |= self._region_losses(pyramid, sampled, targets, context, distillation)
+        losses["mask"] = self._mask_loss(pyramid, sampled, targets, context.mask_regions)
         return losses
 
     def _region_losses(
         self,
         pyramid: list[Tensor],
-        sizes: list[tuple[int, int]],
         sampled: list[SampledRegions],
         targets: Sequence[Target],
         context: TrainingContext,
         distillation: Sequence[Distillation] | None,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, LossParts]:
         boxes = [s.boxes for s in sampled]
         distilled = [d.boxes for d in distillation] if distillation else []
         through_one_head = bool(distilled) and self.image_head is None
         if through_one_head:  # so that batch norm sees both kinds, as published
             boxes = [torch.cat(pair) for pair in zip(boxes, distilled, strict=True)]
-        features, embeddings = self.head(self._pool(self.box_pool, pyramid, boxes, sizes))
+        features, embeddings = self.head(self.box_pool(pyramid, boxes))
         student = embeddings[:0]
         if through_one_head:
             is_distilled = _marks([len(s.boxes) for s in sampled], [len(d) for d in distilled])
             student = embeddings[is_distilled]
             features, embeddings = features[~is_distilled], embeddings[~is_distilled]
         elif distilled and self.image_head is not None:
-            _, student = self.image_head(self._pool(self.box_pool, pyramid, distilled, sizes))
+            _, student = self.image_head(self.box_pool(pyramid, distilled))
         losses = {"box": self._box_loss(features, sampled, targets)}
         if self.system.text_side:
             labels = torch.cat([s.labels for s in sampled])
-            logits = class_logits(
-                embeddings, context.text_embeddings, self.background, context.temperature
-            )
-            losses["text"] = text_loss(logits, labels, context.is_base)
+            logits = self._class_logits(embeddings, context)
+            losses["text"] = text_loss(logits, labels, context.is_base, context.novel_logits)
         if distillation:
             wanted = torch.cat([d.embeddings for d in distillation])
             valid = torch.cat([d.valid for d in distillation])
-            losses["distillation"] = distillation_loss(student, wanted, valid)
+            losses["distillation"] = distillation_loss(student, wanted, valid, context.distillation)
         return losses
+
+    def _class_logits(self, embeddings: Tensor, context: TrainingContext) -> Tensor:
+        if self.classifier is not None:
+            return classifier_logits(embeddings, self.classifier_rows())
+        assert self.background is not None, "a text side is trained with background"
+        return class_logits(
+            embeddings, context.text_embeddings, self.background, context.temperature
+        )
+
+    def classifier_rows(self) -> Tensor:
+        """The closed set's weights [1 + C, fc_width + 1], background first, bias last."""
+        assert self.classifier is not None, "only a closed set has a classifier"
+        return torch.cat([self.classifier.weight, self.classifier.bias[:, None]], 1)
+
+    def scoring_head(self, temperature: float) -> ScoringHead:
+        """What scores this detector's regions, on the CPU. τ is 1 in a closed set."""
+        background = self.background if self.classifier is None else self.classifier_rows()[0]
+        kept = None if background is None else background.detach().cpu()
+        return ScoringHead(kept, temperature, temperature, Fusion(self.system.fusion))
+
+    @property
+    def device(self) -> torch.device:
+        return self.boxes.weight.device
 
     def _box_loss(
         self, features: Tensor, sampled: list[SampledRegions], targets: Sequence[Target]
-    ) -> Tensor:
+    ) -> LossParts:
         foreground = torch.cat([s.foreground for s in sampled])
         wanted = [
             encode_boxes(t.boxes[s.truth[s.foreground]], s.boxes[s.foreground], BOX_CODE_WEIGHTS)
@@ -162,19 +205,21 @@ class Detector(nn.Module):
     def _mask_loss(
         self,
         pyramid: list[Tensor],
-        sizes: list[tuple[int, int]],
         sampled: list[SampledRegions],
         targets: Sequence[Target],
         count: int,
-    ) -> Tensor:
+    ) -> LossParts:
         boxes = [s.boxes[s.foreground][:count] for s in sampled]
         wanted = [
             mask_targets(t.masks, s.truth[s.foreground][:count], b)
             for s, t, b in zip(sampled, targets, boxes, strict=True)
         ]
-        if not any(len(b) for b in boxes):  # batch norm cannot train on nothing
-            return pyramid[0].new_zeros(())
-        logits = self.mask_head(self._pool(self.mask_pool, pyramid, boxes, sizes))
+        if not any(len(b) for b in boxes):
+            # Batch norm cannot train on nothing, and processes that train together expect a
+            # gradient of every weight.
+            nothing = torch.stack([p.sum() for p in self.mask_head.parameters()]).sum() * 0
+            return LossParts(nothing[None], nothing.new_zeros(1))
+        logits = self.mask_head(self.mask_pool(pyramid, boxes))
         return mask_loss(logits, torch.cat(wanted))
 
     @torch.inference_mode()
@@ -214,34 +259,34 @@ class Detector(nn.Module):
     def _canvas(self, image: Tensor) -> Canvas:
         a = self.architecture
         return make_canvas(
-            image.to(self.background.device),
+            image.to(self.device),
             size=a.image_size,
             stride=a.stride,
             mean=a.pixel_mean,
             std=a.pixel_std,
+            short_side=a.short_side,
+            resize=a.resize,
         )
 
     def _regions_of_canvases(self, canvases: list[Canvas], count: int) -> list[Regions]:
         pyramid = self.backbone(torch.stack([c.pixels for c in canvases]))
         contents = [c.content for c in canvases]
-        shape = canvases[0].pixels.shape
-        sizes = [(shape[-2], shape[-1])] * len(canvases)
         proposals = select_proposals(
             self.proposal_head(pyramid), contents, per_level=max(1000, count), total=count
         )
         boxes = [b for b, _ in proposals]
         counts = [len(b) for b in boxes]
-        roi_features = self._pool(self.box_pool, pyramid, boxes, sizes)
+        roi_features = self.box_pool(pyramid, boxes)
         features, embeddings = self.head(roi_features)
         image_embeddings = self.image_head(roi_features)[1] if self.image_head else None
         codes = self.boxes(features).float()
         final = [
-            _clip(decode_boxes(c, b, BOX_CODE_WEIGHTS), canvas.content)
-            for c, b, canvas in zip(codes.split(counts), boxes, canvases, strict=True)
+            _clip(self._decode(code, of_image), canvas.content)
+            for code, of_image, canvas in zip(codes.split(counts), boxes, canvases, strict=True)
         ]
         # Image by image: the masks of a whole batch at once would be most of the peak memory.
         masks = [
-            self._masks([level[i : i + 1] for level in pyramid], of_image, sizes[i])
+            self._masks([level[i : i + 1] for level in pyramid], of_image)
             for i, of_image in enumerate(final)
         ]
         text_side = embeddings if self.system.text_side else None
@@ -259,21 +304,14 @@ class Detector(nn.Module):
             )
         ]
 
-    def _masks(self, pyramid: list[Tensor], boxes: Tensor, size: tuple[int, int]) -> Tensor:
-        """Mask probabilities [R, 28, 28] of one image's boxes [R, 4], canvas pixels."""
-        logits: Tensor = self.mask_head(self._pool(self.mask_pool, pyramid, [boxes], [size]))
-        return logits.sigmoid()
+    def _decode(self, codes: Tensor, references: Tensor) -> Tensor:
+        clamp = self.architecture.clamp_shrinking
+        return decode_boxes(codes, references, BOX_CODE_WEIGHTS, clamp_shrinking=clamp)
 
-    def _pool(
-        self,
-        pooler: nn.Module,
-        pyramid: list[Tensor],
-        boxes: list[Tensor],
-        sizes: list[tuple[int, int]],
-    ) -> Tensor:
-        named = {str(level): x for level, x in zip(self.architecture.levels, pyramid, strict=True)}
-        pooled: Tensor = pooler(named, boxes, sizes)
-        return pooled
+    def _masks(self, pyramid: list[Tensor], boxes: Tensor) -> Tensor:
+        """Mask probabilities [R, 28, 28] of one image's boxes [R, 4], canvas pixels."""
+        logits: Tensor = self.mask_head(self.mask_pool(pyramid, [boxes]))
+        return logits.sigmoid()
 
     def _normalise(self, images: Tensor) -> Tensor:
         return normalise(images, self.architecture.pixel_mean, self.architecture.pixel_std)

@@ -1,15 +1,44 @@
 """Losses of the second stage with the published reductions (ViLD §3.2-3.3). Pure functions.
 
+Each gives `LossParts`, a sum and what it is to be divided by: processes that share a batch divide
+by what all of them counted together.
+
 Shapes: M sampled regions of the batch, V distillation regions, C categories, D embedding width.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LossParts:
+    """A loss before its division: Σₖ sums[k] / counts[k], where a part that counted nothing is 0.
+
+    Attributes:
+        sums: [k] differentiable.
+        counts: [k] float32, how many values each sum is over.
+    """
+
+    sums: Tensor
+    counts: Tensor
+
+    def mean(self) -> Tensor:
+        """The loss of this batch alone."""
+        return self.divided_by(self.counts.clamp(min=1))
+
+    def divided_by(self, divisors: Tensor) -> Tensor:
+        return (self.sums / divisors).sum()
+
+
+def _parts(values: Tensor) -> LossParts:
+    """Mean of all values; of none, 0 that still reaches their parameters."""
+    return LossParts(values.sum()[None], values.new_tensor([values.numel()], dtype=torch.float32))
 
 
 def class_logits(
@@ -26,7 +55,18 @@ def class_logits(
         [M, 1 + C]; column 0 is the background.
     """
     columns = torch.cat([F.normalize(background, dim=-1)[None], text_embeddings])
-    return embeddings @ columns.T / temperature
+    return _float32_product(embeddings, columns) / temperature
+
+
+def classifier_logits(features: Tensor, weights: Tensor) -> Tensor:
+    """Logits of a linear classifier: features [M, D], weights [1 + C, D] to [M, 1 + C]."""
+    return _float32_product(features, weights)
+
+
+def _float32_product(rows: Tensor, columns: Tensor) -> Tensor:
+    # At τ = 0.01 a bfloat16 cosine would move a logit by 0.4.
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows.float() @ columns.float().T
 
 
 def text_loss(
@@ -34,10 +74,8 @@ def text_loss(
     labels: Tensor,
     is_base: Tensor,
     novel_logits: Literal["zero", "masked"] = "zero",
-) -> Tensor:
+) -> LossParts:
     """Softmax cross-entropy over background + all categories, mean over the regions (ViLD eq. 3).
-
-    0 where there are no regions.
 
     Args:
         logits: [M, 1 + C].
@@ -46,16 +84,14 @@ def text_loss(
         novel_logits: `zero` multiplies novel logits by 0, so they stay in the softmax (as
             released); `masked` takes them out.
     """
-    if not len(labels):
-        return logits.sum()
     keep = F.pad(is_base, (1, 0), value=True)
     fill = 0.0 if novel_logits == "zero" else float("-inf")
-    return F.cross_entropy(logits.masked_fill(~keep, fill), labels)
+    return _parts(F.cross_entropy(logits.masked_fill(~keep, fill), labels, reduction="none"))
 
 
 def distillation_loss(
     embeddings: Tensor, targets: Tensor, valid: Tensor, kind: Literal["l1", "l2"] = "l1"
-) -> Tensor:
+) -> LossParts:
     """Mean over the valid regions of the distance to the teacher's embedding (ViLD eq. 4).
 
     Args:
@@ -66,26 +102,24 @@ def distillation_loss(
     """
     difference = embeddings - F.normalize(targets.float(), dim=-1)
     distance = difference.abs().sum(-1) if kind == "l1" else difference.square().sum(-1)
-    return (distance * valid).sum() / valid.sum().clamp(min=1)
+    return LossParts((distance * valid).sum()[None], valid.sum()[None].float())
 
 
-def box_loss(codes: Tensor, targets: Tensor) -> Tensor:
-    """Huber (delta 1), mean over the coordinates of the positive regions; 0 where there are none.
+def box_loss(codes: Tensor, targets: Tensor) -> LossParts:
+    """Huber (delta 1), mean over the coordinates of the positive regions.
 
     Args:
         codes: [P, 4] of the positive regions.
         targets: [P, 4] codes of their ground truth.
     """
-    return F.huber_loss(codes, targets) if len(codes) else codes.sum()
+    return _parts(F.huber_loss(codes, targets, reduction="none"))
 
 
-def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sigmoid cross-entropy, mean over the pixels of the positive regions; 0 where there are none.
+def mask_loss(logits: Tensor, targets: Tensor) -> LossParts:
+    """Sigmoid cross-entropy, mean over the pixels of the positive regions.
 
     Args:
         logits: [P, 28, 28].
         targets: [P, 28, 28] in {0, 1}, float.
     """
-    if not len(logits):
-        return logits.sum()
-    return F.binary_cross_entropy_with_logits(logits, targets)
+    return _parts(F.binary_cross_entropy_with_logits(logits, targets, reduction="none"))

@@ -6,6 +6,7 @@ pyramid ─head─▶ objectness logits, deltas of every anchor ─select─▶ 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 from vildcli.detector.architecture import Architecture
 from vildcli.detector.backbone import batch_norm
 from vildcli.detector.boxes import RPN_CODE_WEIGHTS, decode_boxes, encode_boxes, match_boxes
+from vildcli.detector.losses import LossParts
 
 POSITIVE_IOU, NEGATIVE_IOU = 0.7, 0.3
 NMS_IOU = 0.7
@@ -32,12 +34,15 @@ class AnchorPredictions:
         deltas: [B, A, 4] box codes relative to `anchors`.
         anchors: [A, 4] in pixels of the canvas.
         level_sizes: anchors of each level; they add up to A.
+        clamp_shrinking, min_side: how codes become proposals, see `Architecture`.
     """
 
     logits: Tensor
     deltas: Tensor
     anchors: Tensor
     level_sizes: tuple[int, ...]
+    clamp_shrinking: bool = False
+    min_side: float = 0.0
 
 
 class ProposalHead(nn.Module):
@@ -49,8 +54,12 @@ class ProposalHead(nn.Module):
         ratios = len(architecture.anchor_ratios)
         self.architecture = architecture
         self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, 1, 1) for _ in range(depth))
+        is_normed = "rpn" in architecture.norms
         self.norms = nn.ModuleList(
-            nn.ModuleList(batch_norm(width, architecture) for _ in range(depth))
+            nn.ModuleList(
+                batch_norm(width, architecture) if is_normed else nn.Identity()
+                for _ in range(depth)
+            )
             for _ in architecture.levels
         )
         self.objectness = nn.Conv2d(width, ratios, 1)
@@ -75,19 +84,25 @@ class ProposalHead(nn.Module):
             anchors.append(level_anchors(self.architecture, level, x))
         sizes = tuple(len(a) for a in anchors)
         return AnchorPredictions(
-            torch.cat(logits, 1).float(), torch.cat(deltas, 1).float(), torch.cat(anchors), sizes
+            torch.cat(logits, 1).float(),
+            torch.cat(deltas, 1).float(),
+            torch.cat(anchors),
+            sizes,
+            self.architecture.clamp_shrinking,
+            self.architecture.min_proposal_side,
         )
 
 
 def level_anchors(architecture: Architecture, level: int, features: Tensor) -> Tensor:
-    """Anchors of one level [h * w * ratios, 4], centred on its cells, in pixels of the canvas."""
+    """Anchors of one level [h * w * ratios, 4], one place in each cell, in pixels of the canvas."""
     stride = 2**level
     rows, columns = features.shape[-2:]
     ratios = features.new_tensor(architecture.anchor_ratios, dtype=torch.float32)
     side = architecture.anchor_scale * stride
     half = torch.stack([side / ratios.sqrt(), side * ratios.sqrt()], -1) / 2
-    ys = (torch.arange(rows, device=features.device, dtype=torch.float32) + 0.5) * stride
-    xs = (torch.arange(columns, device=features.device, dtype=torch.float32) + 0.5) * stride
+    place, device = architecture.anchor_offset, features.device
+    ys = (torch.arange(rows, device=device, dtype=torch.float32) + place) * stride
+    xs = (torch.arange(columns, device=device, dtype=torch.float32) + place) * stride
     centres = torch.stack(torch.meshgrid(ys, xs, indexing="ij")[::-1], -1).reshape(-1, 1, 2)
     return torch.cat([centres - half, centres + half], -1).reshape(-1, 4)
 
@@ -114,10 +129,16 @@ def select_proposals(
     ).to(predictions.logits.device)
     for logits, deltas, size in zip(predictions.logits, predictions.deltas, sizes, strict=True):
         kept = _top_per_level(logits, predictions.level_sizes, per_level)
-        boxes = decode_boxes(deltas[kept], predictions.anchors[kept], RPN_CODE_WEIGHTS)
+        boxes = decode_boxes(
+            deltas[kept],
+            predictions.anchors[kept],
+            RPN_CODE_WEIGHTS,
+            clamp_shrinking=predictions.clamp_shrinking,
+        )
         boxes = clip_boxes_to_image(boxes, size)
         scores = logits[kept].sigmoid()
-        solid = (boxes[:, 2:] - boxes[:, :2]).min(1).values > 0
+        sides = (boxes[:, 2:] - boxes[:, :2]).min(1).values
+        solid = (sides > 0) & (sides >= predictions.min_side)
         boxes, scores, level = boxes[solid], scores[solid], levels[kept][solid]
         best = batched_nms(boxes, scores, level, NMS_IOU)[:total]
         chosen.append((boxes[best], scores[best]))
@@ -133,8 +154,10 @@ def _top_per_level(logits: Tensor, level_sizes: tuple[int, ...], count: int) -> 
 
 
 def proposal_losses(
-    predictions: AnchorPredictions, truths: list[Tensor], generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
+    predictions: AnchorPredictions,
+    truths: list[Tensor],
+    generators: Sequence[torch.Generator | None],
+) -> tuple[LossParts, LossParts]:
     """Objectness and box losses with the published reductions.
 
     Objectness: sigmoid cross-entropy summed over the sampled anchors / (B x 256). Boxes: Huber
@@ -142,36 +165,36 @@ def proposal_losses(
 
     Args:
         truths: ground-truth boxes [N, 4] of each image, canvas pixels.
+        generators: of each image's sampling.
     """
     anchors = predictions.anchors
-    score_loss = predictions.logits.new_zeros(())
-    positives, targets = [], []
-    for logits, truth in zip(predictions.logits, truths, strict=True):
+    scores, positives, targets = [], [], []
+    for logits, truth, generator in zip(predictions.logits, truths, generators, strict=True):
         positive, negative, matched = sample_anchors(anchors, truth, generator)
         rows = torch.cat([positive, negative])
         wanted = torch.cat([torch.ones_like(positive), torch.zeros_like(negative)]).float()
-        score_loss = score_loss + F.binary_cross_entropy_with_logits(
-            logits[rows], wanted, reduction="sum"
+        scores.append(
+            F.binary_cross_entropy_with_logits(logits[rows], wanted, reduction="sum")
         )
         positives.append(positive)
         targets.append(encode_boxes(truth[matched], anchors[positive], RPN_CODE_WEIGHTS))
-    score_loss = score_loss / (len(truths) * SAMPLED_ANCHORS)
-    return score_loss, _box_loss(predictions, positives, targets)
+    summed = torch.stack(scores).sum()[None]
+    divisor = summed.new_tensor([len(truths) * SAMPLED_ANCHORS])
+    return LossParts(summed, divisor), _box_loss(predictions, positives, targets)
 
 
 def _box_loss(
     predictions: AnchorPredictions, positives: list[Tensor], targets: list[Tensor]
-) -> Tensor:
+) -> LossParts:
+    """One part a level."""
     found = torch.cat([d[p] for d, p in zip(predictions.deltas, positives, strict=True)])
-    loss = predictions.deltas.new_zeros(())
-    rows, wanted = torch.cat(positives), torch.cat(targets)
-    start = 0
-    for size in predictions.level_sizes:
-        of_level = (rows >= start) & (rows < start + size)
-        start += size
-        if of_level.any():
-            loss = loss + F.huber_loss(found[of_level], wanted[of_level], delta=HUBER_DELTA)
-    return loss
+    distances = F.huber_loss(found, torch.cat(targets), delta=HUBER_DELTA, reduction="none")
+    levels = torch.arange(len(predictions.level_sizes), device=found.device)
+    of_anchor = torch.repeat_interleave(
+        levels, torch.tensor(predictions.level_sizes, device=found.device)
+    )
+    of_level = (of_anchor[torch.cat(positives)] == levels[:, None]).float()
+    return LossParts(of_level @ distances.sum(-1), 4 * of_level.sum(-1))
 
 
 @torch.no_grad()

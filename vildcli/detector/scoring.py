@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vildcli.detector.losses import class_logits
+from vildcli.detector.losses import class_logits, classifier_logits
 
 # Exponent of the text side for base categories; novel ones get 1 minus it.
 BASE_TEXT_WEIGHT = 2.0 / 3.0
@@ -22,12 +22,12 @@ class Fusion:
     """How the two sides become one score.
 
     Attributes:
-        kind: `text` or `image` is that side alone; `ensemble` is text^w · image^(1 - w) with w =
-            base_weight for base categories and 1 - base_weight for novel ones; `uniform` uses
-            base_weight for all.
+        kind: `text` or `image` is that side alone, `classifier` a closed set's; `ensemble` is
+            text^w · image^(1 - w) with w = base_weight for base categories and 1 - base_weight for
+            novel ones; `uniform` uses base_weight for all.
     """
 
-    kind: Literal["text", "image", "ensemble", "uniform"]
+    kind: Literal["text", "image", "ensemble", "uniform", "classifier"]
     base_weight: float = BASE_TEXT_WEIGHT
 
 
@@ -51,7 +51,8 @@ class ScoringHead:
     """What scoring needs of a model besides the region embeddings.
 
     Attributes:
-        background: [D] learned embedding; None for systems without a text side.
+        background: [D] learned embedding, or a closed set's weights of it; None for systems
+            without a text side.
         temperature: τ of the text side: logits are cosine / τ.
         image_temperature: τ of the image side.
     """
@@ -72,21 +73,27 @@ def score_regions(
     """Score every region against every category.
 
     Args:
-        text_side: [R, D] unit norm, or None.
+        text_side: [R, D] unit norm, or None; of a closed set [feature; 1].
         image_side: [R, D] unit norm, or None.
-        text_embeddings: [C, D] unit norm: everything that takes part in the softmax.
+        text_embeddings: [C, D] unit norm: everything that takes part in the softmax; of a closed
+            set its weights.
         is_base: [C] bool.
     """
     text = image = None
     if text_side is not None and head.fusion.kind != "image":
-        assert head.background is not None, "a text side is scored with background"
-        logits = class_logits(
-            text_side.float(), text_embeddings, head.background.float(), head.temperature
-        )
-        text = logits.softmax(-1)[:, 1:]
+        text = _text_logits(text_side, text_embeddings, head).softmax(-1)[:, 1:]
     if image_side is not None and head.fusion.kind != "text":
         image = (image_side.float() @ text_embeddings.T / head.image_temperature).softmax(-1)
     return Scores(fuse(text, image, is_base, head.fusion), text, image)
+
+
+def _text_logits(text_side: Tensor, text_embeddings: Tensor, head: ScoringHead) -> Tensor:
+    """[R, 1 + C], background first."""
+    assert head.background is not None, "a text side is scored with background"
+    background = head.background.float()
+    if head.fusion.kind == "classifier":
+        return classifier_logits(text_side, torch.cat([background[None], text_embeddings]))
+    return class_logits(text_side.float(), text_embeddings, background, head.temperature)
 
 
 def fuse(text: Tensor | None, image: Tensor | None, is_base: Tensor, fusion: Fusion) -> Tensor:

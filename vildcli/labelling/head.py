@@ -28,13 +28,15 @@ class StoredHead:
     """A scoring head with its text recipe.
 
     Attributes:
-        text_encoder: identity of the encoder; another one's embeddings live in another space.
+        text_encoder: identity of the encoder, or of the closed set; another one's embeddings live
+            in another space.
+        prompts: None in a closed set.
         reference: the model file or open_clip reference that the encoder was loaded from.
     """
 
     head: ScoringHead
     text_encoder: str
-    prompts: Prompts
+    prompts: Prompts | None
     base: tuple[Category, ...]
     reference: str
 
@@ -46,7 +48,7 @@ def write_head(run: Path, stored: StoredHead) -> None:
         "image_temperature": head.image_temperature,
         "fusion": asdict(head.fusion),
         "text_encoder": stored.text_encoder,
-        "prompts": asdict(stored.prompts),
+        "prompts": stored.prompts and asdict(stored.prompts),
         "base": [asdict(category) for category in stored.base],
         "reference": stored.reference,
     }
@@ -87,7 +89,7 @@ def read_head(run: Path) -> StoredHead:
             Fusion(**values["fusion"]),
         ),
         values["text_encoder"],
-        prompts_from_dict(values["prompts"]),
+        values["prompts"] and prompts_from_dict(values["prompts"]),
         tuple(category_from_dict(category) for category in values["base"]),
         values["reference"],
     )

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vildcli.checkpoint import load_model
+from vildcli.checkpoint import Model, load_model
 from vildcli.detector.detector import Detector
 from vildcli.detector.scoring import Fusion, ScoringHead
 from vildcli.devices import choose_device
@@ -26,7 +26,9 @@ from vildcli.labelling.label import RegionDetector
 from vildcli.labelling.labeller import VocabularyLabeller
 from vildcli.labelling.options import CLIP_ON_CROPS, DEFAULT_TEACHER, LabellingOptions
 from vildcli.labelling.words import (
+    ClosedSet,
     Words,
+    closed_set_of,
     make_labeller,
     model_encoder,
     text_reference,
@@ -36,13 +38,11 @@ from vildcli.labelling.words import (
 from vildcli.systems import System, find_system
 from vildcli.teacher.clip_on_crops import CropDetector
 from vildcli.teacher.encoder import image_encoder_of
+from vildcli.teacher.proposals import is_box_file
 from vildcli.teacher.torchvision_proposals import TorchvisionProposer
-from vildcli.text.encoder import (
-    OpenClipTextEncoder,
-    text_encoder_of,
-)
+from vildcli.text.encoder import text_encoder_of
 from vildcli.text.open_clip_models import LoadedClip, load_open_clip
-from vildcli.text.templates import Prompts, load_prompts, prompts_from_dict
+from vildcli.text.templates import load_prompts, prompts_from_dict
 from vildcli.types import Regions
 from vildcli.vocabulary.category import Category, Vocabulary
 from vildcli.weights import find_detector_weights
@@ -77,15 +77,13 @@ class OpenedModel:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """A model before it has met a vocabulary. `encoder` makes text embeddings of the same space."""
+    """A model before it has met a vocabulary."""
 
     system: System
     detector: RegionDetector
-    encoder: OpenClipTextEncoder
+    words: Words | ClosedSet
     head: ScoringHead
-    prompts: Prompts
     base: tuple[Category, ...]
-    default_context: Vocabulary | None
     identity: dict[str, Any]
     default_conf: float | None
 
@@ -110,8 +108,7 @@ def open_labelling_model(vocabulary: Vocabulary, options: LabellingOptions) -> O
     of_crops = options.model == CLIP_ON_CROPS
     parts = _clip_on_crops(options, device) if of_crops else _trained(options, device)
     head = with_fusion(parts.head, options.fusion)
-    words = Words(parts.encoder, _prompts(options, parts), parts.base, parts.default_context)
-    labeller, said = make_labeller(vocabulary, words, head, options)
+    labeller, said = make_labeller(vocabulary, parts.words, head, options)
     crops = isinstance(parts.detector, CropDetector)
     settings = {
         "system": parts.system.name,
@@ -126,11 +123,17 @@ def open_labelling_model(vocabulary: Vocabulary, options: LabellingOptions) -> O
         labeller=labeller,
         settings=settings,
         default_conf=parts.default_conf,
-        head=StoredHead(
-            head, parts.encoder.identity, words.prompts, parts.base, text_reference(options)
-        ),
+        head=_stored_head(head, parts, options),
         seconds_per_image=(lambda: _measure(parts.detector)) if crops else None,
     )
+
+
+def _stored_head(head: ScoringHead, parts: _Parts, options: LabellingOptions) -> StoredHead:
+    words = parts.words
+    if isinstance(words, ClosedSet):
+        return StoredHead(head, words.identity, None, parts.base, text_reference(options))
+    encoder = words.encoder.identity
+    return StoredHead(head, encoder, words.prompts, parts.base, text_reference(options))
 
 
 def _clip_on_crops(options: LabellingOptions, device: torch.device) -> _Parts:
@@ -142,11 +145,14 @@ def _clip_on_crops(options: LabellingOptions, device: torch.device) -> _Parts:
     return _Parts(
         system=system,
         detector=detector,
-        encoder=text_encoder_of(clip),
+        words=Words(
+            text_encoder_of(clip),
+            load_prompts(options.prompts or DEFAULT_PROMPTS),
+            (),
+            usual_context(()),
+        ),
         head=ScoringHead(None, clip.temperature, clip.temperature, Fusion("image")),
-        prompts=load_prompts(DEFAULT_PROMPTS),
         base=(),
-        default_context=usual_context(()),
         identity={"teacher": clip.identity, "proposals": provenance},
         default_conf=None,
     )
@@ -157,32 +163,37 @@ def _trained(options: LabellingOptions, device: torch.device) -> _Parts:
     card = model.card
     system, count = find_system(card.system), _region_count(options)
     detector: RegionDetector = _Student(model.detector, count)
-    encoder = model_encoder(model, options.offline)
+    words = closed_set_of(model) or _open_words(model, options)
     identity: dict[str, Any] = {"model": model.identity}
-    image_temperature = card.temperature
+    head = model.detector.scoring_head(card.temperature)
     if options.teacher is not None:
         system = _with_teacher(system)
         clip = load_open_clip(options.teacher, offline=options.offline)
-        if clip.identity != encoder.identity:
+        if isinstance(words, ClosedSet) or clip.identity != words.encoder.identity:
             raise ModelError(
                 f"{options.teacher} is not the CLIP whose text this model was trained against.",
                 hint="Give the same weights: both sides are scored with one text embedding.",
             )
         student = _Student(model.detector, max(REGIONS, count))  # more than are left after NMS
         detector = _crop_detector(clip, student.regions, device, system, count)
-        identity["teacher"], image_temperature = clip.identity, clip.temperature
-    background = model.detector.background.detach().cpu() if system.text_side else None
+        identity["teacher"] = clip.identity
+        head = replace(head, image_temperature=clip.temperature, fusion=Fusion(system.fusion))
     return _Parts(
         system=system,
         detector=detector,
-        encoder=encoder,
-        head=ScoringHead(background, card.temperature, image_temperature, Fusion(system.fusion)),
-        prompts=prompts_from_dict(card.prompts),
+        words=words,
+        head=head,
         base=card.base_categories,
-        default_context=usual_context(card.base_categories),
         identity=identity,
         default_conf=card.default_conf,
     )
+
+
+def _open_words(model: Model, options: LabellingOptions) -> Words:
+    card = model.card
+    prompts = load_prompts(options.prompts) if options.prompts else prompts_from_dict(card.prompts)
+    base = card.base_categories
+    return Words(model_encoder(model, options.offline), prompts, base, usual_context(base))
 
 
 def _with_teacher(system: System) -> System:
@@ -214,6 +225,12 @@ def _proposer(
         weights = find_detector_weights(offline=options.offline)
         proposer = TorchvisionProposer(weights, device, count=_region_count(options))
         return proposer, f"torchvision {weights.name}"
+    if is_box_file(options.proposals):
+        raise ModelError(
+            f"{options.proposals} cannot give the boxes to label: a model is shown pixels, not the "
+            "names that a file's boxes are matched by.",
+            hint="Give --proposals torchvision, or a model.",
+        )
     model = load_model(options.proposals, device)
     count = max(REGIONS, _region_count(options))
     return _Student(model.detector, count).regions, model.identity
@@ -222,10 +239,6 @@ def _proposer(
 def _region_count(options: LabellingOptions) -> int:
     cropped = options.model == CLIP_ON_CROPS or options.teacher is not None
     return options.regions or (CROPPED_REGIONS if cropped else REGIONS)
-
-
-def _prompts(options: LabellingOptions, parts: _Parts) -> Prompts:
-    return load_prompts(options.prompts) if options.prompts else parts.prompts
 
 
 def _measure(detector: RegionDetector) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vildcli.checkpoint import Model, load_model
 from vildcli.detector.scoring import Fusion, ScoringHead
@@ -17,14 +19,16 @@ from vildcli.labelling.options import CLIP_ON_CROPS, DEFAULT_TEACHER, LabellingO
 from vildcli.runs import file_sha256
 from vildcli.text.bank import TextBank, embed_categories, load_text_bank
 from vildcli.text.context import (
+    EmbeddedCategories,
     ScoringBank,
     build_scoring_bank,
     combine_scoring_bank,
     negative_categories,
 )
 from vildcli.text.encoder import (
-    OpenClipTextEncoder,
+    TextEncoder,
     load_text_encoder,
+    refuse_sentences,
     text_encoder_from_state,
 )
 from vildcli.text.open_clip_models import absolute_reference
@@ -32,6 +36,7 @@ from vildcli.text.templates import Prompts, load_prompts
 from vildcli.vocabulary.category import Category, Vocabulary
 from vildcli.vocabulary.files import load_vocabulary
 from vildcli.vocabulary.groups import category_groups
+from vildcli.vocabulary.names import same_things
 
 DEFAULT_CONTEXT = "lvis-v1"  # of clip-on-crops, which has no base categories of its own
 _OF_MODEL = "model:"  # a head's reference to a model file, not to an open_clip model
@@ -41,10 +46,32 @@ _OF_MODEL = "model:"  # a head's reference to a model file, not to an open_clip 
 class Words:
     """How a model reads names: encoder, sentences, what it was trained on, usual context."""
 
-    encoder: OpenClipTextEncoder
+    encoder: TextEncoder
     prompts: Prompts
     base: tuple[Category, ...]
     default_context: Vocabulary | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedSet:
+    """How a supervised model reads names: by its own classifier's, and no others.
+
+    Attributes:
+        weights: [C, D] of its categories, bias last.
+        identity: of the model that they belong to.
+    """
+
+    categories: tuple[Category, ...]
+    weights: Tensor
+    identity: str
+
+
+def closed_set_of(model: Model) -> ClosedSet | None:
+    """The closed set of a supervised model; None for one that takes any name."""
+    if model.detector.classifier is None:
+        return None
+    weights = model.detector.classifier_rows()[1:].detach().cpu()
+    return ClosedSet(model.card.base_categories, weights, f"closed set of {model.identity}")
 
 
 def open_stored_labeller(
@@ -59,18 +86,22 @@ def open_stored_labeller(
     stored = read_head(run)
     if stored.reference.startswith(_OF_MODEL):
         model = load_model(stored.reference.removeprefix(_OF_MODEL), torch.device("cpu"))
-        encoder = model_encoder(model, options.offline)
+        reader = closed_set_of(model) or model_encoder(model, options.offline)
     else:
-        encoder = load_text_encoder(stored.reference, offline=options.offline)
-    if encoder.identity != stored.text_encoder:
+        reader = load_text_encoder(stored.reference, offline=options.offline)
+    if reader.identity != stored.text_encoder:
         reference = stored.reference.removeprefix(_OF_MODEL)
         raise ModelError(
             f"{reference} is not the text encoder that {run} was made with any more.",
             hint="Put the model back, or run detect again.",
         )
+    head = with_fusion(stored.head, options.fusion)
+    if isinstance(reader, ClosedSet):
+        return make_labeller(vocabulary, reader, head, options)
     prompts = load_prompts(options.prompts) if options.prompts else stored.prompts
-    words = Words(encoder, prompts, stored.base, usual_context(stored.base))
-    return make_labeller(vocabulary, words, with_fusion(stored.head, options.fusion), options)
+    assert prompts is not None, "a text encoder is used with prompts"
+    words = Words(reader, prompts, stored.base, usual_context(stored.base))
+    return make_labeller(vocabulary, words, head, options)
 
 
 def usual_context(base: tuple[Category, ...]) -> Vocabulary:
@@ -78,31 +109,79 @@ def usual_context(base: tuple[Category, ...]) -> Vocabulary:
     return Vocabulary("base categories", base) if base else load_vocabulary(DEFAULT_CONTEXT)
 
 
-def model_encoder(model: Model, offline: bool) -> OpenClipTextEncoder:
+def model_encoder(model: Model, offline: bool) -> TextEncoder:
     return text_encoder_from_state(model.card.text_encoder, model.text_tower, offline=offline)
 
 
 def make_labeller(
-    vocabulary: Vocabulary, words: Words, head: ScoringHead, options: LabellingOptions
+    vocabulary: Vocabulary,
+    words: Words | ClosedSet,
+    head: ScoringHead,
+    options: LabellingOptions,
 ) -> tuple[VocabularyLabeller, dict[str, Any]]:
     """The labeller of a vocabulary, and what of the words decides a label."""
-    context = _context(options, words.default_context)
-    bank = _scoring_bank(vocabulary, words, context, options)
+    if isinstance(words, ClosedSet):
+        bank, said = _closed_bank(vocabulary, words, options)
+    else:
+        bank, said = _open_bank(vocabulary, words, options)
     groups = None
     if options.nms == "group":
         groups = torch.tensor(category_groups(vocabulary.categories))
-    said = {
+    said |= {
         "vocabulary": vocabulary.fingerprint(),
-        "text_encoder": words.encoder.identity,
-        "prompts": words.prompts.fingerprint,
-        "context": context.fingerprint() if context else "none",
-        "text_bank": options.text_bank and file_sha256(options.text_bank),
         "fusion": [head.fusion.kind, head.fusion.base_weight],
         "floor": options.floor,
         "max_det": options.max_det,
         "nms": options.nms,
     }
     return VocabularyLabeller(bank, head, options.policy, groups), said
+
+
+def _open_bank(
+    vocabulary: Vocabulary, words: Words, options: LabellingOptions
+) -> tuple[ScoringBank, dict[str, Any]]:
+    refuse_sentences(words.encoder, words.prompts)
+    context = _context(options, words.default_context)
+    return _scoring_bank(vocabulary, words, context, options), {
+        "text_encoder": words.encoder.identity,
+        "prompts": words.prompts.fingerprint,
+        "context": context.fingerprint() if context else "none",
+        "text_bank": options.text_bank and file_sha256(options.text_bank),
+    }
+
+
+def _closed_bank(
+    vocabulary: Vocabulary, closed: ClosedSet, options: LabellingOptions
+) -> tuple[ScoringBank, dict[str, Any]]:
+    """A classifier's softmax is over all that it was trained on, whatever was asked for."""
+    asked = {
+        "prompts": options.prompts,
+        "context": options.context != "none" and options.context,
+        "text bank": options.text_bank,
+        "attributes": vocabulary.attributes,
+    }
+    if chosen := [name for name, value in asked.items() if value]:
+        raise ModelError(
+            f"A supervised model has no text space, so it takes no {' and '.join(chosen)}.",
+            hint="Use a ViLD model, whose classifier is made of words.",
+        )
+    found = same_things(vocabulary.categories, closed.categories)
+    pairs = zip(vocabulary.categories, found, strict=True)
+    if unknown := [category.name for category, rows in pairs if not rows]:
+        raise ModelError(
+            f"A supervised model names only the {len(closed.categories)} categories that it was "
+            f"trained on: not {', '.join(unknown[:5])}{' …' if len(unknown) > 5 else ''}.",
+            hint="Leave the others out, or use a ViLD model, which takes any name.",
+        )
+    bank = combine_scoring_bank(
+        replace(vocabulary, negatives=()),
+        closed.weights[[rows[0] for rows in found]],
+        base=closed.categories,
+        temperature=1.0,
+        context=EmbeddedCategories(closed.categories, closed.weights),
+        cosine_limit=math.inf,
+    )
+    return bank, {"text_encoder": closed.identity}
 
 
 def _scoring_bank(
@@ -129,7 +208,7 @@ def _scoring_bank(
     )
 
 
-def _refuse_other_space(bank: TextBank, encoder: OpenClipTextEncoder, path: Path) -> None:
+def _refuse_other_space(bank: TextBank, encoder: TextEncoder, path: Path) -> None:
     """Refuse embeddings that the model's regions cannot be compared with."""
     # A bare .npy does not say what made it.
     is_other = path.suffix != ".npy" and bank.encoder != encoder.identity

@@ -1,36 +1,44 @@
-"""A training run, from files to a model file."""
+"""A training run, from files to a model file.
+
+annotations, base list ─check─▶ training set ┐
+text encoder ─▶ words ──────────────────────┼─▶ loop ─▶ model file, report
+proposals, teacher ─▶ teacher cache ────────┘
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vildcli.checkpoint import MODEL_FILE, ModelCard, load_model, save_model
-from vildcli.console import Advance
+from vildcli.checkpoint import MODEL_FILE, ModelCard, save_model
+from vildcli.console import Progress
+from vildcli.data.batches import BatchPlan, repeat_factors
 from vildcli.data.lvis import AnnotationSet, load_annotations
 from vildcli.data.training_set import Augmentation, TrainingSet
 from vildcli.detector.architecture import ARCHITECTURES, Architecture
 from vildcli.detector.detector import Detector, TrainingContext
-from vildcli.devices import choose_device
 from vildcli.errors import DataError, ModelError
 from vildcli.runs import file_sha256, open_run, read_run
 from vildcli.systems import System, find_system
 from vildcli.teacher.cache import TeacherCache
-from vildcli.text.bank import embed_categories
-from vildcli.text.encoder import OpenClipTextEncoder, text_encoder_of, text_tower_state
-from vildcli.text.open_clip_models import load_open_clip
-from vildcli.text.templates import Prompts, load_prompts
-from vildcli.training.recipe import RECIPES, Recipe
+from vildcli.teacher.session import TeachOptions, count_images, teach
+from vildcli.training.initialise import COCO, IMAGENET, SCRATCH, identity_of, initialise
+from vildcli.training.processes import Processes, open_processes
+from vildcli.training.recipe import RECIPES, REPEAT_THRESHOLD, Recipe
+from vildcli.training.report import write_report
 from vildcli.training.train import train_detector
+from vildcli.training.validation import make_validator
+from vildcli.training.words import TrainingWords, open_words
 from vildcli.vocabulary.category import Category
 from vildcli.vocabulary.files import load_vocabulary
 from vildcli.vocabulary.names import resolve_base
 
 KIND = "training"
+PROPOSAL_SYSTEM = "vild-text"  # trained for its proposals, where nobody gave any
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +47,34 @@ class TrainingOptions:
 
     Attributes:
         train: COCO or LVIS JSON; images: the folder of its files.
-        base: vocabulary of base categories; None takes every category that LVIS does not call rare.
-        teacher: open_clip reference: the text encoder, and the space of the distilled embeddings.
-        teacher_cache: filled by `vildcli teach`; needed by systems that distil.
-        init: a model file whose fitting weights are taken over; recorded in the model's provenance.
+        teacher: open_clip reference: the space of the distilled embeddings, and of the names.
+        text_encoder: what embeds the names instead; `glove:FILE` for the GloVe baseline.
+        base: vocabulary of base categories, or `all`; None takes every category that LVIS does not
+            call rare.
+        teacher_cache: filled by `vildcli teach`; None makes one in the run's folder.
+        proposals: what that one embeds: a model, torchvision, a JSON of boxes; None takes `init` if
+            it is a model, else a detector trained for it first.
+        init: scratch, imagenet, coco, a file of torchvision's form, or a model.
+        val, val_images: annotations that are evaluated with every checkpoint.
+        overrides: of the recipe's values.
     """
 
     system: str
     train: Path
     images: Path
     teacher: str
+    text_encoder: str | None = None
     base: str | None = None
     teacher_cache: Path | None = None
-    init: str | None = None
+    proposals: str | None = None
+    taught_regions: int = 300
+    init: str = SCRATCH
     architecture: str = "small"
     recipe: str = "world"
-    prompts: str = "vild-63"
+    prompts: str | None = None
+    drop_degenerate: bool = False
+    val: Path | None = None
+    val_images: Path | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     workers: int = 0
@@ -62,10 +82,18 @@ class TrainingOptions:
     offline: bool = False
 
 
-def train_system(options: TrainingOptions, out: Path, *, force: bool, advance: Advance) -> Path:
+def train_system(
+    options: TrainingOptions,
+    out: Path,
+    *,
+    force: bool,
+    progress: Progress,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
     """Train one row of the systems table and write its model file.
 
-    The same call continues an interrupted run; a finished one is left as it is.
+    The same call continues an interrupted run; a finished one is left as it is. Started by
+    `torchrun`, all its processes train together.
 
     Returns:
         The model file.
@@ -73,60 +101,69 @@ def train_system(options: TrainingOptions, out: Path, *, force: bool, advance: A
     Raises:
         ModelError, DataError: something does not fit; before the first step.
     """
+    with open_processes(options.device) as processes:
+        return _train(options, out, force, progress, say, processes)
+
+
+def _train(
+    options: TrainingOptions,
+    out: Path,
+    force: bool,
+    progress: Progress,
+    say: Callable[[str], None],
+    processes: Processes,
+) -> Path:
     system = find_system(options.system)
     _refuse_untrainable(system, options)
-    architecture, recipe = _architecture(options), recipe_of(options)
-    annotations = load_annotations(options.train)
-    clip = load_open_clip(options.teacher, offline=options.offline)
-    encoder, prompts = text_encoder_of(clip), load_prompts(options.prompts)
-    settings = _settings(options, system, architecture, recipe, encoder, prompts)
-    open_run(out, kind=KIND, settings=settings, force=force)
+    architecture = _architecture(options)
+    annotations, words, recipe = _prepare(options, system, say)
+    if processes.is_first:
+        settings = _settings(options, system, architecture, recipe, words)
+        open_run(out, kind=KIND, settings=settings, force=force)
+    processes.wait()
     model_file = out / MODEL_FILE
     if model_file.exists():
-        advance(recipe.steps)
         return model_file
-    is_base = base_flags(annotations.categories, options.base)
-    data = _training_set(options, annotations, is_base, system, architecture, recipe, encoder)
+    cache = None
+    if system.distilled:
+        cache = options.teacher_cache or _own_cache(options, out, progress, say, processes)
+        _check_teacher(cache, words, say)
+    data = _training_set(options, annotations, words, architecture, recipe, cache)
     torch.manual_seed(options.seed)
-    device = choose_device(options.device)
-    detector = Detector(architecture, system, encoder.width)
-    provenance = _initialise(detector, options)
-    detector.to(device)
+    detector = Detector(
+        architecture, system, words.embedding_width(architecture), len(words.categories)
+    )
+    provenance = initialise(detector, options.init, offline=options.offline)
+    if cache is not None:
+        provenance["proposals"] = read_run(cache, "teacher")["settings"]["proposals"]
+    detector.to(processes.device)
     context = TrainingContext(
-        text_embeddings=embed_categories(annotations.categories, encoder, prompts).to(device),
-        is_base=torch.tensor(is_base, device=device),
-        temperature=encoder.temperature,
+        text_embeddings=words.embeddings().to(processes.device),
+        is_base=torch.tensor(words.is_base, device=processes.device),
+        temperature=words.temperature,
         regions=recipe.regions,
         proposals=recipe.proposals,
         mask_regions=recipe.mask_regions,
+        novel_logits=recipe.novel_logits,
+        distillation=recipe.distillation,
     )
-    train_detector(
-        detector,
-        data,
-        context,
-        recipe,
-        out,
-        seed=options.seed,
-        workers=options.workers,
-        advance=advance,
-    )
-    config, tower = text_tower_state(encoder)
-    card = ModelCard(
-        system=system.name,
-        architecture=architecture.as_dict(),
-        embedding_width=encoder.width,
-        temperature=encoder.temperature,
-        prompts={
-            "name": prompts.name,
-            "templates": list(prompts.templates),
-            "this_is": prompts.this_is,
-        },
-        base_categories=_base_categories(annotations.categories, is_base),
-        text_encoder=config,
-        default_conf=None,
-        provenance=provenance,
-    )
-    save_model(model_file, detector, tower, card)
+    with progress(f"Training {system.name}", recipe.length) as advance:
+        train_detector(
+            detector,
+            data,
+            _batches(options, annotations, words, recipe, processes),
+            context,
+            recipe,
+            out,
+            processes=processes,
+            workers=options.workers,
+            advance=advance,
+            validate=make_validator(options.val, options.val_images, words),
+        )
+    if processes.is_first:
+        _write_model(model_file, detector, system, architecture, words, provenance)
+        write_report(out)
+    processes.wait()
     return model_file
 
 
@@ -140,7 +177,12 @@ def recipe_of(options: TrainingOptions) -> Recipe:
         raise ModelError(
             f"There is no recipe '{options.recipe}'.", hint=f"Recipes: {', '.join(RECIPES)}."
         )
-    return replace(RECIPES[options.recipe], **options.overrides)
+    recipe, overrides = RECIPES[options.recipe], dict(options.overrides)
+    if batch := overrides.pop("batch", None):
+        recipe = recipe.with_batch(batch)
+    if find_system(options.system).repeat_factors and recipe.repeat_threshold is None:
+        recipe = replace(recipe, repeat_threshold=REPEAT_THRESHOLD)
+    return replace(recipe, **overrides)
 
 
 def base_flags(categories: tuple[Category, ...], base: str | None) -> list[bool]:
@@ -165,10 +207,10 @@ def _refuse_untrainable(system: System, options: TrainingOptions) -> None:
             f"{system.name} is not trained.",
             hint="Train vild-text, and give --teacher when detecting.",
         )
-    if system.distilled and options.teacher_cache is None:
+    if options.teacher_cache is not None and not system.distilled:
         raise ModelError(
-            f"{system.name} distils a teacher, and there is no --teacher-cache.",
-            hint="Fill one with `vildcli teach`.",
+            f"{system.name} distils nothing, so it takes no --teacher-cache.",
+            hint="Leave it out, or train vild, vild-image or vild-ensemble.",
         )
 
 
@@ -181,13 +223,58 @@ def _architecture(options: TrainingOptions) -> Architecture:
     return ARCHITECTURES[options.architecture]
 
 
+def _prepare(
+    options: TrainingOptions, system: System, say: Callable[[str], None]
+) -> tuple[AnnotationSet, TrainingWords, Recipe]:
+    """Read and check all that can be checked before anything is written or trained."""
+    annotations = load_annotations(options.train)
+    words = open_words(
+        system,
+        annotations.categories,
+        base_flags(annotations.categories, options.base),
+        text_encoder=options.text_encoder or options.teacher,
+        prompts=options.prompts,
+        offline=options.offline,
+    )
+    recipe = recipe_of(options)
+    factors = _repeat_factors(annotations, words, recipe)
+    epoch_images = sum(factors) if factors else len(annotations.images)
+    return annotations, words, recipe.in_steps(epoch_images)
+
+
+def _repeat_factors(
+    annotations: AnnotationSet, words: TrainingWords, recipe: Recipe
+) -> list[float] | None:
+    if recipe.repeat_threshold is None:
+        return None
+    return repeat_factors(annotations, list(words.columns), recipe.repeat_threshold)
+
+
+def _batches(
+    options: TrainingOptions,
+    annotations: AnnotationSet,
+    words: TrainingWords,
+    recipe: Recipe,
+    processes: Processes,
+) -> BatchPlan:
+    return BatchPlan(
+        len(annotations.images),
+        recipe.batch,
+        options.seed,
+        0,
+        recipe.length,
+        repeat_factors=_repeat_factors(annotations, words, recipe),
+        rank=processes.rank,
+        world=processes.world,
+    )
+
+
 def _settings(
     options: TrainingOptions,
     system: System,
     architecture: Architecture,
     recipe: Recipe,
-    encoder: OpenClipTextEncoder,
-    prompts: Prompts,
+    words: TrainingWords,
 ) -> dict[str, Any]:
     cache = options.teacher_cache
     return {
@@ -195,62 +282,96 @@ def _settings(
         "architecture": architecture.as_dict(),
         "recipe": recipe.as_dict(),
         "train": file_sha256(options.train),
-        "base": options.base,
-        "text_encoder": encoder.identity,
-        "prompts": prompts.fingerprint,
+        **words.settings(),
         "teacher_cache": cache and file_sha256(cache / "run.json"),
-        "init": options.init and file_sha256(Path(options.init)),
+        "proposals": options.proposals and identity_of(options.proposals),
+        "taught_regions": options.taught_regions if cache is None else None,
+        "init": identity_of(options.init),
         "seed": options.seed,
     }
 
 
-def _training_set(
+def _own_cache(
     options: TrainingOptions,
-    annotations: AnnotationSet,
-    is_base: list[bool],
-    system: System,
-    architecture: Architecture,
-    recipe: Recipe,
-    encoder: OpenClipTextEncoder,
-) -> TrainingSet:
-    columns = {c.id: i for i, c in enumerate(annotations.categories) if is_base[i]}
-    teacher = None
-    if system.distilled and options.teacher_cache is not None:
-        _refuse_other_teacher(options.teacher_cache, encoder)
-        teacher = TeacherCache(options.teacher_cache, [image.id for image in annotations.images])
-    fill = tuple(255 * value for value in architecture.pixel_mean)
-    augmentation = Augmentation(architecture.image_size, recipe.jitter, fill)
-    return TrainingSet(
-        annotations, options.images, columns, augmentation, seed=options.seed, teacher=teacher
+    out: Path,
+    progress: Progress,
+    say: Callable[[str], None],
+    processes: Processes,
+) -> Path:
+    """Make the teacher cache in the run's own folder; the first process embeds for all."""
+    folder = out / "teacher-cache"
+    proposals = options.proposals or _model_of_init(options)
+    if proposals is None:
+        say(f"No --proposals: training {PROPOSAL_SYSTEM} on the base categories for its proposals.")
+        first = replace(options, system=PROPOSAL_SYSTEM, val=None, val_images=None)
+        proposals = str(_train(first, out / "proposals", False, progress, say, processes))
+    if processes.is_first:
+        chosen = TeachOptions(
+            options.train,
+            options.images,
+            options.teacher,
+            proposals,
+            regions=options.taught_regions,
+            device=str(processes.device),
+            offline=options.offline,
+        )
+        with progress("Embedding proposals", count_images(chosen)) as advance:
+            teach(chosen, folder, force=False, advance=advance)
+    processes.wait()
+    return folder
+
+
+def _model_of_init(options: TrainingOptions) -> str | None:
+    """The model that `init` names: its proposals are as good as its weights."""
+    is_torchvision = options.init in (SCRATCH, IMAGENET, COCO) or (
+        Path(options.init).suffix in {".pth", ".pt"}
     )
+    return None if is_torchvision else options.init
 
 
-def _refuse_other_teacher(cache: Path, encoder: OpenClipTextEncoder) -> None:
-    if read_run(cache, "teacher")["settings"]["teacher"] != encoder.identity:
+def _check_teacher(cache: Path, words: TrainingWords, say: Callable[[str], None]) -> None:
+    """Refuse another teacher's embeddings, and say how good these are before anything trains."""
+    assert words.encoder is not None, "what is distilled lives beside text embeddings"
+    if read_run(cache, "teacher")["settings"]["teacher"] != words.encoder.identity:
         raise ModelError(
             f"The teacher cache {cache} was filled by another teacher than --teacher.",
             hint="Give the same --teacher to `vildcli teach` and `vildcli train`.",
         )
 
 
-def _initialise(detector: Detector, options: TrainingOptions) -> dict[str, Any]:
-    """Take over what fits of another model; the second head starts from the first one's weights."""
-    if options.init is None:
-        return {"init": "scratch"}
-    source = load_model(options.init, torch.device("cpu"))
-    state = source.detector.state_dict()
-    if detector.image_head is not None and source.detector.image_head is None:
-        state |= {f"image_{k}": v for k, v in state.items() if k.startswith("head.")}
-    own = detector.state_dict()
-    misfits = sorted(k for k in own if k not in state or state[k].shape != own[k].shape)
-    if misfits:
-        raise ModelError(
-            f"{options.init} does not fit: {len(misfits)} weights differ, first {misfits[0]}.",
-            hint="Initialise from a model of the same backbone and text encoder.",
-        )
-    detector.load_state_dict({k: state[k] for k in own})
-    return {"init": source.identity, "init_system": source.card.system}
+def _training_set(
+    options: TrainingOptions,
+    annotations: AnnotationSet,
+    words: TrainingWords,
+    architecture: Architecture,
+    recipe: Recipe,
+    cache: Path | None,
+) -> TrainingSet:
+    teacher = None
+    if cache is not None:
+        teacher = TeacherCache(cache, annotations.images, options.images)
+    fill = tuple(255 * value for value in architecture.pixel_mean)
+    augmentation = Augmentation(architecture.image_size, recipe.jitter, fill)
+    return TrainingSet(
+        annotations, options.images, words.columns, augmentation, seed=options.seed, teacher=teacher
+    )
 
 
-def _base_categories(categories: tuple[Category, ...], is_base: list[bool]) -> tuple[Category, ...]:
-    return tuple(c for c, base in zip(categories, is_base, strict=True) if base)
+def _write_model(
+    path: Path,
+    detector: Detector,
+    system: System,
+    architecture: Architecture,
+    words: TrainingWords,
+    provenance: Mapping[str, Any],
+) -> None:
+    described, tower = words.card()
+    card = ModelCard(
+        system=system.name,
+        architecture=architecture.as_dict(),
+        embedding_width=words.embedding_width(architecture),
+        default_conf=None,
+        provenance=provenance,
+        **described,
+    )
+    save_model(path, detector, tower, card)

@@ -7,15 +7,13 @@ continues.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from vildcli.checkpoint import load_model, save_model
-from vildcli.console import Advance
+from vildcli.console import Advance, Progress
 from vildcli.data.lvis import load_annotations
 from vildcli.detector.scoring import Fusion, ScoringHead
 from vildcli.evaluation.default_conf import best_f1_threshold
@@ -28,6 +26,7 @@ from vildcli.evaluation.model import (
     split_result,
 )
 from vildcli.evaluation.predict import Scorer, predict
+from vildcli.evaluation.predictions import Predictions
 from vildcli.export.coco import export_coco
 from vildcli.labelling.label import label_images
 from vildcli.labelling.model import open_labelling_model
@@ -40,7 +39,7 @@ from vildcli.teacher.clip_on_crops import CropDetector
 from vildcli.teacher.encoder import image_encoder_of
 from vildcli.teacher.session import TeachOptions, teach
 from vildcli.text.open_clip_models import CONFIG_FILE, load_open_clip
-from vildcli.training.recipe import RECIPES
+from vildcli.training.initialise import SCRATCH
 from vildcli.training.session import TrainingOptions, train_system
 from vildcli.types import Regions
 from vildcli.vocabulary.files import load_vocabulary
@@ -53,8 +52,6 @@ REGIONS = 80  # an image, in evaluation and labelling
 TAUGHT_REGIONS = 40  # proposals an image that are distilled, and that the teacher is asked about
 ENSEMBLE_STEPS = 440  # on from the vild-text weights
 FRESH_IMAGES = 60
-
-Progress = Callable[[str, int], AbstractContextManager[Advance]]  # console.progress has this form
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +94,7 @@ def run_demo(out: Path, *, seed: int, sprites: SpriteKind, progress: Progress) -
         options = TeachOptions(
             world.train_json, world.train_images, teacher, str(text), regions=TAUGHT_REGIONS
         )
-        cache = teach(options, out / "teacher-cache", force=False, advance=advance)
+        cache = teach(options, out / "teacher-cache", force=False, advance=advance).folder
     ensemble = _train(
         "vild-ensemble", world, teacher, out, seed, progress, cache=cache, init=str(text)
     )
@@ -158,13 +155,11 @@ def _train(
         world.train_images,
         teacher,
         teacher_cache=cache,
-        init=init,
+        init=init or SCRATCH,
         overrides={"steps": ENSEMBLE_STEPS} if init else {},
         seed=seed,
     )
-    steps = ENSEMBLE_STEPS if init else RECIPES["world"].steps
-    with progress(f"Training {system}", steps) as advance:
-        return train_system(options, out / system, force=False, advance=advance)
+    return train_system(options, out / system, force=False, progress=progress)
 
 
 class _Ladder:
@@ -200,9 +195,7 @@ class _Ladder:
             for name, rows in found.items()
         }
 
-    def _ask_teacher(
-        self, seen: list[Regions], scorer: Scorer
-    ) -> dict[str, list[dict[str, object]]]:
+    def _ask_teacher(self, seen: list[Regions], scorer: Scorer) -> dict[str, Predictions]:
         encoder = image_encoder_of(self.clip, torch.device("cpu"))
         again = iter(seen)
         crops = CropDetector(
