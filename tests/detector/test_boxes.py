@@ -44,6 +44,14 @@ def test_decode__huge_codes_stay_finite() -> None:
     assert (found[0, 2] - found[0, 0]).item() == pytest.approx(8 * 62.5)
 
 
+@pytest.mark.parametrize("clamp", [False, True])
+def test_decode__shrinking_is_bounded_where_asked(clamp: bool) -> None:
+    codes, reference = torch.tensor([[0.0, 0, -9, -50]]), torch.tensor([[0.0, 0, 1000, 1000]])
+    found = decode_boxes(codes, reference, (1.0, 1.0, 1.0, 2.0), clamp_shrinking=clamp)
+    sides = (found[:, 2:] - found[:, :2]).tolist()[0]
+    assert sides == pytest.approx([16, 16] if clamp else [0.1234, 0], abs=1e-3)
+
+
 @pytest.mark.parametrize("truth", [torch.zeros(0, 4), torch.tensor([[0.0, 0, 10, 10]])])
 def test_match_boxes(truth: Tensor) -> None:
     iou, rows = match_boxes(torch.tensor([[0.0, 0, 10, 5], [20, 20, 30, 30]]), truth)

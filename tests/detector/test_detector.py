@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vildcli.detector.architecture import ARCHITECTURES, Architecture, architecture_from_dict
 from vildcli.detector.detector import Detector, mask_targets
+from vildcli.detector.heads import region_levels
 from vildcli.errors import ModelError
 from vildcli.systems import SYSTEMS, find_system
 from vildcli.types import Distillation, Regions, Target
@@ -219,7 +220,9 @@ def test_architecture__unknown_keys_are_refused() -> None:
 def test_architecture__unknown_backbone_is_refused() -> None:
     with pytest.raises(ModelError, match=r"^There is no backbone 'vgg'\.$") as error:
         Detector(Architecture(backbone="vgg"), SYSTEMS["vild"], WIDTH)
-    assert error.value.hint == "Backbones: small, resnet50."
+    assert error.value.hint == (
+        "Backbones: small, resnet50, resnet50_caffe, resnet152, efficientnet_b7."
+    )
 
 
 def test_find_system__names_the_nearest() -> None:
@@ -246,5 +249,5 @@ def test_resnet50__published_sizes() -> None:
     assert set(detector.backbone.norm) == {"2", "3", "4", "5", "6"}
     norm = detector.backbone.norm["2"]
     assert (norm.eps, norm.momentum) == (1e-4, 0.003)
-    largest = detector.box_pool
-    assert list(largest.featmap_names) == ["2", "3", "4", "5", "6"]  # P6 is pooled too
+    largest = torch.tensor([[0.0, 0, 1000, 1000]])
+    assert region_levels(largest, detector.architecture).tolist() == [6]  # P6 is pooled too

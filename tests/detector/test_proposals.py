@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -52,6 +53,47 @@ def test_anchors__eight_strides_on_every_cell() -> None:
     torch.testing.assert_close(sizes[0, :, 1] / sizes[0, :, 0], torch.tensor([1.0, 2.0, 0.5]))
     centres = ((anchors[:, 2:] + anchors[:, :2]) / 2).view(6, 3, 2)[:, 0]
     assert centres.tolist() == [[4, 4], [12, 4], [20, 4], [4, 12], [12, 12], [20, 12]]
+
+
+def test_anchors__detpros_are_centred_on_corners_and_wide_first() -> None:
+    anchors = level_anchors(ARCHITECTURES["detpro"], 2, torch.zeros(1, 1, 2, 3)).view(6, 3, 4)
+    wide = [22.62742, 11.31371]
+    wanted = torch.tensor([wide, [16.0, 16.0], wide[::-1]])  # half sides, not rounded
+    torch.testing.assert_close(anchors[0], torch.cat([-wanted, wanted], 1), atol=1e-4, rtol=0)
+    centres = (anchors[:, 0, 2:] + anchors[:, 0, :2]) / 2
+    assert centres.tolist() == [[0, 0], [4, 0], [8, 0], [0, 4], [4, 4], [8, 4]]
+
+
+def test_head__detpros_has_one_convolution_and_no_norm() -> None:
+    head = ProposalHead(replace(ARCHITECTURES["detpro"], channels=4))
+    assert sorted(head.state_dict()) == sorted(
+        f"{layer}.{kind}"
+        for layer in ("convs.0", "deltas", "objectness")
+        for kind in ("weight", "bias")
+    )
+    found = head([torch.rand(1, 4, s, s) for s in (25, 13, 7, 4, 2)])
+    assert found.level_sizes == (1875, 507, 147, 48, 12)
+    assert (found.clamp_shrinking, found.min_side) == (True, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("least", "sides"), [(0.0, [20, 10, 0.5]), (0.5, [20, 10, 0.5]), (0.6, [20, 10])]
+)
+def test_select__narrow_proposals_are_dropped(least: float, sides: list[float]) -> None:
+    anchors = torch.tensor([[0.0, 0, 20, 20], [30, 30, 40, 40], [50, 50, 50.5, 90], [60, 0, 60, 9]])
+    logits = torch.tensor([[4.0, 3, 2, 1]])
+    found = AnchorPredictions(logits, torch.zeros(1, 4, 4), anchors, (4,), min_side=least)
+    [(boxes, _)] = select_proposals(found, [(96, 96)], per_level=9, total=9)
+    assert (boxes[:, 2] - boxes[:, 0]).tolist() == sides
+
+
+def test_select__shrinking_is_bounded_where_asked() -> None:
+    deltas = torch.tensor([[[0.0, 0, -9, -9]]])
+    found = AnchorPredictions(
+        torch.ones(1, 1), deltas, torch.tensor([[0.0, 0, 1000, 1000]]), (1,), clamp_shrinking=True
+    )
+    [(boxes, _)] = select_proposals(found, [(2000, 2000)], per_level=9, total=9)
+    torch.testing.assert_close(boxes[0], torch.tensor([492.0, 492, 508, 508]))
 
 
 def test_head__one_norm_per_level_and_convolution_and_shared_convolutions() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from vildcli.errors import ModelError
 
@@ -12,18 +12,33 @@ from vildcli.errors import ModelError
 class Architecture:
     """Sizes and options of backbone, pyramid and heads; the defaults are ViLD's published ones.
 
+    What follows `norms` differs between ViLD and the ports whose weights are read.
+
     Attributes:
-        backbone: resnet50 or small.
+        backbone: one of `backbone.BODIES`.
         image_size: side of the square an image is fitted into, pixels.
-        levels: pyramid levels; level l has stride 2**l. Levels above the backbone's last are
-            stride-2 convolutions.
+        levels: pyramid levels; level l has stride 2**l. For levels above the backbone's last see
+            `extra_levels`.
         channels: width of the pyramid and of every head's convolutions.
-        rpn_convs, box_convs, box_fcs, mask_convs: depth of the heads; each layer is normalised.
+        rpn_convs, box_convs, box_fcs, mask_convs: depth of the heads.
         fc_width: width of the box head's fully connected layers.
         anchor_scale: anchor side in strides.
-        roi_samples: RoIAlign's samples a cell, each way.
+        anchor_ratios: height / width, in the order of the weights.
+        roi_samples: RoIAlign's samples a cell, each way; 0 is as many as cover the cell.
         norm_momentum, norm_eps: batch norm, in PyTorch's sense of momentum.
         pixel_mean, pixel_std: of RGB in 0-1.
+        norms: what batch norm follows besides the pyramid's outputs and the box head's
+            convolutions: the pyramid's `lateral` ones (then none of the pyramid's has a bias),
+            those of the `rpn`, the box head's `fc`s, all of the `mask` head.
+        extra_levels: a stride-2 `convolution` of the level below, or every second cell of it.
+        pooled_levels: levels that regions are pooled from, where not from all.
+        roi_aligned: whether RoIAlign shifts by half a pixel, as it does since its authors fixed it.
+        anchor_offset: where in its cell an anchor is centred, in strides.
+        clamp_shrinking: whether a box code that shrinks is bounded as one that grows is.
+        min_proposal_side: narrower proposals are dropped, pixels of the canvas.
+        short_side: pixels that the short side is scaled to, where the long one then fits into
+            `image_size`; None fits the long side alone.
+        resize: bilinear, `antialias`ed in floats, or of bytes without it as `opencv` does.
     """
 
     backbone: str = "resnet50"
@@ -42,11 +57,24 @@ class Architecture:
     norm_eps: float = 1e-4
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    norms: tuple[str, ...] = ("rpn", "fc", "mask")
+    extra_levels: Literal["convolution", "subsample"] = "convolution"
+    pooled_levels: tuple[int, ...] | None = None
+    roi_aligned: bool = False
+    anchor_offset: float = 0.5
+    clamp_shrinking: bool = False
+    min_proposal_side: float = 0.0
+    short_side: int | None = None
+    resize: Literal["antialias", "opencv"] = "antialias"
+
+    @property
+    def pooled(self) -> tuple[int, ...]:
+        return self.pooled_levels or self.levels
 
     @property
     def stride(self) -> int:
-        """Coarsest stride; canvases are padded to a multiple of it."""
-        return int(2 ** max(self.levels))
+        """Coarsest stride of a pooled level; canvases are padded to a multiple of it."""
+        return int(2 ** max(self.pooled))
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -54,6 +82,8 @@ class Architecture:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "resnet50": Architecture(),
+    "resnet152": Architecture(backbone="resnet152"),
+    "efficientnet_b7": Architecture(backbone="efficientnet_b7"),
     # For the small world and the tests: 192-pixel scenes whose objects are 24 to 72 pixels.
     "small": Architecture(
         backbone="small",
@@ -67,6 +97,26 @@ ARCHITECTURES: dict[str, Architecture] = {
         fc_width=256,
         roi_samples=1,
         norm_momentum=0.05,
+    ),
+    # The re-implementation in mmdetection whose weights DetPro's authors released: docs/detpro.md.
+    "detpro": Architecture(
+        backbone="resnet50_caffe",
+        image_size=1333,
+        short_side=800,
+        resize="opencv",
+        norms=("lateral",),
+        extra_levels="subsample",
+        pooled_levels=(2, 3, 4, 5),
+        rpn_convs=1,
+        box_fcs=1,
+        roi_samples=0,
+        roi_aligned=True,
+        anchor_ratios=(0.5, 1.0, 2.0),
+        anchor_offset=0.0,
+        clamp_shrinking=True,
+        min_proposal_side=1e-3,
+        norm_momentum=0.1,
+        norm_eps=1e-5,
     ),
 }
 

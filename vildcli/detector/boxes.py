@@ -29,12 +29,23 @@ def encode_boxes(boxes: Tensor, references: Tensor, weights: tuple[float, ...]) 
     return torch.cat([shift, scale], -1) * boxes.new_tensor(weights)
 
 
-def decode_boxes(deltas: Tensor, references: Tensor, weights: tuple[float, ...]) -> Tensor:
-    """Undo `encode_boxes`: deltas [..., 4] and references [..., 4] to boxes [..., 4]."""
+def decode_boxes(
+    deltas: Tensor,
+    references: Tensor,
+    weights: tuple[float, ...],
+    *,
+    clamp_shrinking: bool = False,
+) -> Tensor:
+    """Undo `encode_boxes`: deltas [..., 4] and references [..., 4] to boxes [..., 4].
+
+    Args:
+        clamp_shrinking: bound how far a box shrinks as well.
+    """
     deltas = deltas / deltas.new_tensor(weights)
     centres, sizes = _centre_form(references)
     centres = centres + deltas[..., :2] * sizes
-    sizes = sizes * torch.exp(deltas[..., 2:].clamp(max=MAX_LOG_SCALE))
+    least = -MAX_LOG_SCALE if clamp_shrinking else None
+    sizes = sizes * torch.exp(deltas[..., 2:].clamp(least, MAX_LOG_SCALE))
     return torch.cat([centres - sizes / 2, centres + sizes / 2], -1)
 
 

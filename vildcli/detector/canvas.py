@@ -1,8 +1,9 @@
-"""Images to the square frame that the network sees, and boxes back to the original image."""
+"""Images to the frame that the network sees, and boxes back to the original image."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -45,20 +46,45 @@ def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 def make_canvas(
-    image: Tensor, *, size: int, stride: int, mean: tuple[float, ...], std: tuple[float, ...]
+    image: Tensor,
+    *,
+    size: int,
+    stride: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    short_side: int | None = None,
+    resize: Literal["antialias", "opencv"] = "antialias",
 ) -> Canvas:
     """Fit an image [3, H, W] uint8 into size x size.
 
     The canvas depends on this image alone, never on its neighbours in a batch: padding reaches into
     features.
+
+    Args:
+        short_side, resize: see `Architecture`.
     """
     height, width = image.shape[-2:]
     scale = size / max(height, width)
-    content = (max(1, round(height * scale)), max(1, round(width * scale)))
+    if short_side is not None:
+        scale = min(scale, short_side / min(height, width))
+    rounded = _half_up if resize == "opencv" else round
+    content = (max(1, rounded(height * scale)), max(1, rounded(width * scale)))
+    if resize == "opencv":
+        image = resize_bytes(image, content)
     pixels = normalise(image, mean, std)
-    if content != (height, width):
+    if pixels.shape[-2:] != content:
         pixels = F.interpolate(
             pixels[None], size=content, mode="bilinear", antialias=True, align_corners=False
         )[0]
     bottom, right = (-content[0]) % stride, (-content[1]) % stride
     return Canvas(F.pad(pixels, (0, right, 0, bottom)), content, (height, width))
+
+
+def resize_bytes(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize [3, H, W] uint8 bilinearly, without antialiasing, to bytes: OpenCV's INTER_LINEAR."""
+    floats = F.interpolate(image[None].float(), size=size, mode="bilinear", align_corners=False)
+    return (floats[0] + 0.5).to(torch.uint8)  # half up
+
+
+def _half_up(value: float) -> int:
+    return int(value + 0.5)

@@ -173,9 +173,7 @@ def proposal_losses(
         positive, negative, matched = sample_anchors(anchors, truth, generator)
         rows = torch.cat([positive, negative])
         wanted = torch.cat([torch.ones_like(positive), torch.zeros_like(negative)]).float()
-        scores.append(
-            F.binary_cross_entropy_with_logits(logits[rows], wanted, reduction="sum")
-        )
+        scores.append(F.binary_cross_entropy_with_logits(logits[rows], wanted, reduction="sum"))
         positives.append(positive)
         targets.append(encode_boxes(truth[matched], anchors[positive], RPN_CODE_WEIGHTS))
     summed = torch.stack(scores).sum()[None]
