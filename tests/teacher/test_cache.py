@@ -161,6 +161,7 @@ test_cache.fill(Path({folder!r}), Path({photos!r}), propose=killed)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_one_part(tmp_path: Path, photos: Path) -> None:
     code = _KILLED.format(
         path=[str(Path(__file__).parent)], folder=str(tmp_path), photos=str(photos)

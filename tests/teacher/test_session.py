@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tiny_training import rewrite
 
+from vildcli.cli import run
 from vildcli.data.lvis import load_annotations
 from vildcli.errors import DataError, NothingToDoError, RunError
 from vildcli.runs import read_run
+from vildcli.teacher import session
 from vildcli.teacher.cache import TeacherCache
+from vildcli.teacher.figures import doubt_about, measure_teacher, read_teacher_figures
 from vildcli.teacher.session import TeachOptions, TeachResult, teach
 
 
@@ -96,3 +100,66 @@ def test_teach__no_images(tmp_path: Path, data: Path) -> None:
     with pytest.raises(NothingToDoError) as error:
         taught(tmp_path / "out", options(data, "no-teacher", "no-model"))
     assert str(error.value) == f"{data} lists no images."
+
+
+def test_teach__measures_once(
+    tmp_path: Path, data: Path, clip: str, student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, chosen = tmp_path / "out", options(data, clip, student)
+    first = taught(out, chosen).figures
+    assert first == read_teacher_figures(out)
+    assert first["categories"] == 3
+    assert first["groups"]["all"]["asked"] == 12
+    measured: list[object] = []
+
+    def noting(*arguments: Any, **more: Any) -> Any:
+        measured.append(arguments)
+        return measure_teacher(*arguments, **more)
+
+    monkeypatch.setattr(session, "measure_teacher", noting)
+    assert taught(out, chosen).figures == first
+    assert measured == []
+    taught(out, options(data, clip, student, prompts="clip-80"))
+    assert len(measured) == 1
+    rewrite(data, lambda content: content["annotations"].pop())
+    found = taught(out, options(data, clip, student, prompts="clip-80"))
+    assert found.figures["groups"]["all"]["asked"] == 11
+    Image.new("RGB", (60, 50)).save(data.parent / "1.png")
+    assert taught(out, options(data, clip, student, prompts="clip-80")).embedded == 1
+    assert len(measured) == 3
+
+
+def test_command__shows_what_it_measured(
+    tmp_path: Path, data: Path, clip: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boxes = results(tmp_path / "boxes.json", data, [4, 5, 14, 20])
+    arguments = ["--data", data, "--images", data.parent, "--teacher", clip, "--proposals", boxes]
+    arguments += ["--prompts", "single", "--device", "cpu", "--out", tmp_path / "out"]
+    assert run(["teach", "--offline", *map(str, arguments)]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    table = lines.index("On true boxes (chance 0.333; recall at IoU 0.5, of any class)")
+    assert [line.split()[0] for line in lines[table + 1 : table + 5]] == [
+        "categories", "all", "base", "novel",
+    ]  # fmt: skip
+    figures = read_teacher_figures(tmp_path / "out")
+    assert figures is not None
+    accuracy = figures["groups"]["all"]["accuracy"]
+    # The box meets the first image's first object, the second image's with IoU 17/23.
+    assert lines[table + 2].split() == ["all", f"{accuracy:.3f}", "12", "0.250", "12"]
+    assert lines[table + 4].split()[3:] == ["0.000", "4"]
+    doubts = [line for line in lines if line.startswith("Warning: The teacher names ")]
+    assert len(doubts) == (doubt_about(figures) is not None)
+    assert f"Teacher cache: {tmp_path / 'out'} (4 images, 4 of them new)" in lines
+
+
+def test_command__bad_input_is_two_lines(
+    tmp_path: Path, data: Path, clip: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boxes = results(tmp_path / "boxes.json", data, [4, float("nan"), 14, 20])
+    arguments = ["--data", data, "--images", data.parent, "--teacher", clip, "--proposals", boxes]
+    assert run(["teach", *map(str, arguments), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == (
+        f"Error: {boxes}, row 0 has the bbox [4, nan, 14, 20], not four numbers x, y, width, "
+        "height.\nHint: Give a COCO results list (image_id, bbox, score) or a COCO annotation "
+        "file.\n"
+    )

@@ -147,13 +147,19 @@ class TeacherCache:
 
     def __getitem__(self, image_id: int) -> tuple[Tensor, Tensor]:
         """Boxes [R, 4] in the original image frame and embeddings [R, D] float32."""
+        return self.boxes(image_id), self._read("embeddings", image_id).to(torch.float32)
+
+    def boxes(self, image_id: int) -> Tensor:
+        """The boxes alone."""
+        return self._read("boxes", image_id)
+
+    def _read(self, kind: str, image_id: int) -> Tensor:
         sha256 = self._hashes[image_id]
         part = self._parts[sha256]
         if part not in self._open:
             self._open[part] = safe_open(part, framework="pt")
-        boxes: Tensor = self._open[part].get_tensor(f"boxes/{sha256}")
-        embeddings: Tensor = self._open[part].get_tensor(f"embeddings/{sha256}")
-        return boxes, embeddings.to(torch.float32)
+        tensor: Tensor = self._open[part].get_tensor(f"{kind}/{sha256}")
+        return tensor
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
