@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_clip import tiny_clip, tiny_config
+from tiny_glove import VECTORS, write_glove
+from torch.nn.functional import normalize
 
 from vildcli import cli
 from vildcli.text.bank import load_text_bank
@@ -53,3 +55,34 @@ def test_embed_says_what_is_wrong_before_loading_a_model(tmp_path, capsys):
     assert cli.run(["embed", "voc", "--out", "x.npy"]) == 1
     assert "Error: x.npy must end in .safetensors." in capsys.readouterr().err
     assert cli.run(["embed", "voc"]) == 2
+
+
+def test_embed_reads_bare_names_with_glove_and_says_what_it_leaves_out(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("VILDCLI_CACHE", str(tmp_path / "cache"))
+    file, vocabulary = write_glove(tmp_path / "glove.txt"), tmp_path / "fruit.txt"
+    vocabulary.write_text("apple\nred xyzzy pear\n")
+    out = tmp_path / "fruit.safetensors"
+    call = ["embed", str(vocabulary), "--text-encoder", f"glove:{file}", "--out", str(out)]
+    assert cli.run([*call, "--prompts", "vild-63"]) == 1
+    assert "GloVe reads names and no sentences" in capsys.readouterr().err
+    assert cli.run(call) == 0
+    said = capsys.readouterr().err
+    assert "Warning: Words without a vector were left out: xyzzy of 'red xyzzy pear'." in said
+    assert f"2 names x 4 → {out}" in said
+    bank = load_text_bank(out)
+    rows = torch.tensor([VECTORS["red"], VECTORS["pear"]])
+    torch.testing.assert_close(bank.embeddings[1], normalize(rows.mean(dim=0), dim=-1))
+    assert bank.temperature == 0.01
+
+
+def test_embed_lists_ten_names_that_lack_words_and_counts_the_rest(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VILDCLI_CACHE", str(tmp_path / "cache"))
+    file, vocabulary = write_glove(tmp_path / "glove.txt"), tmp_path / "fruit.txt"
+    vocabulary.write_text("".join(f"apple qux{i}\n" for i in range(12)))
+    call = ["embed", str(vocabulary), "--text-encoder", f"glove:{file}", "--out"]
+    assert cli.run([*call, str(tmp_path / "fruit.safetensors")]) == 0
+    said = capsys.readouterr().err
+    assert "qux9 of 'apple qux9'; and of 2 more names." in said
+    assert "qux10" not in said
