@@ -22,7 +22,7 @@ from torch import Tensor
 from vildcli.detector.architecture import architecture_from_dict
 from vildcli.detector.detector import Detector
 from vildcli.errors import ModelError
-from vildcli.runs import write_atomically
+from vildcli.runs import refuse_newer, write_atomically
 from vildcli.systems import find_system
 from vildcli.vocabulary.category import Category, category_from_dict
 
@@ -145,11 +145,7 @@ def _read_card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
         raise ModelError(
             f"{path} is not a vildcli model file.", hint="Give a model trained by vildcli."
         )
-    if int(number) > MODEL_FORMAT:
-        raise ModelError(
-            f"{path} has format {number}; this vildcli reads up to {MODEL_FORMAT}.",
-            hint="Update vildcli.",
-        )
+    refuse_newer(path, int(number), MODEL_FORMAT, ModelError)
     try:
         values = json.loads(metadata["card"])
         categories = tuple(category_from_dict(category) for category in values["base_categories"])

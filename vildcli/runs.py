@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vildcli import __version__
-from vildcli.errors import RunError
+from vildcli.errors import RunError, VildError
 
 RUN_FORMAT = 1
 RUN_FILE = "run.json"
@@ -56,6 +56,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     write_atomically(path, lambda beside: _write_text(beside, text))
+
+
+def refuse_newer(path: Path, written: int, known: int, error: type[VildError]) -> None:
+    """Refuse a file of a later format than this vildcli knows."""
+    if written > known:
+        raise error(
+            f"{path} has format {written}; this vildcli reads up to {known}.",
+            hint="Update vildcli.",
+        )
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -137,11 +146,7 @@ def read_run(folder: Path, kind: str) -> dict[str, Any]:
         found, written = header["kind"], int(header["format"])
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path} is not a vildcli run file: {error}.") from error
-    if written > RUN_FORMAT:
-        raise RunError(
-            f"{path} has format {written}; this vildcli reads up to {RUN_FORMAT}.",
-            hint="Update vildcli.",
-        )
+    refuse_newer(path, written, RUN_FORMAT, RunError)
     if found != kind:
         raise RunError(f"{folder} is a {found} run, not a {kind} run.")
     return header

@@ -175,6 +175,9 @@ def test_other_safetensors_and_newer_banks_are_refused(tmp_path):
     save_file({"embeddings": torch.eye(2)}, path)
     with pytest.raises(VocabularyError, match="is not a text bank"):
         load_text_bank(path)
+    save_file({"embeddings": torch.eye(2)}, path, {"format": "vildcli-text-bank/x"})
+    with pytest.raises(VocabularyError, match="is not a text bank"):
+        load_text_bank(path)
     save_file({"embeddings": torch.eye(2)}, path, {"format": "vildcli-text-bank/2"})
     with pytest.raises(VocabularyError) as error:
         load_text_bank(path)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from vildcli.detector.scoring import Fusion, ScoringHead
 from vildcli.errors import RunError
-from vildcli.runs import write_atomically
+from vildcli.runs import refuse_newer, write_atomically
 from vildcli.text.templates import Prompts, prompts_from_dict
 from vildcli.vocabulary.category import Category, category_from_dict
 
@@ -75,11 +75,7 @@ def read_head(run: Path) -> StoredHead:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path} is damaged: {error}.", hint="Run detect again.") from error
-    if int(metadata.get("format", "0")) > HEAD_FORMAT:
-        raise RunError(
-            f"{path} has format {metadata['format']}; this vildcli reads up to {HEAD_FORMAT}.",
-            hint="Update vildcli.",
-        )
+    refuse_newer(path, int(metadata.get("format", "0")), HEAD_FORMAT, RunError)
     values = json.loads(metadata["head"])
     return StoredHead(
         ScoringHead(

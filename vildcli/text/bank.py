@@ -24,7 +24,7 @@ from torch.nn.functional import normalize
 
 from vildcli.assets import cache_folder
 from vildcli.errors import VocabularyError
-from vildcli.runs import write_atomically
+from vildcli.runs import refuse_newer, write_atomically
 from vildcli.text.encoder import TextEncoder
 from vildcli.text.templates import Prompts
 from vildcli.vocabulary.category import Category, Vocabulary
@@ -226,15 +226,11 @@ def _load_own(path: Path) -> TextBank:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             name, _, version = about.get("format", "").partition("/")
-            if name != _FORMAT_NAME:
+            if name != _FORMAT_NAME or not version.isdigit():
                 raise VocabularyError(
                     f"{path} is not a text bank.", hint="Make one: vildcli embed VOCAB --out FILE"
                 )
-            if int(version) > BANK_FORMAT:
-                raise VocabularyError(
-                    f"{path} has format {version}; this vildcli reads up to {BANK_FORMAT}.",
-                    hint="Update vildcli.",
-                )
+            refuse_newer(path, int(version), BANK_FORMAT, VocabularyError)
             embeddings = file.get_tensor("embeddings").float()
     except (SafetensorError, OSError) as error:
         raise VocabularyError(f"{path} is not a readable text bank: {error}.") from error
