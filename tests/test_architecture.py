@@ -129,7 +129,7 @@ def test_commands__load_nothing_heavy(module: str) -> None:
     ("module", "allowed"),
     [
         ("rich", {"console"}),
-        ("hotcoco", {"evaluation/lvis"}),
+        ("hotcoco", {"evaluation/engine"}),
         ("click", {"cli"}),
         ("fiftyone", set()),
     ],

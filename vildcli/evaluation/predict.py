@@ -6,23 +6,31 @@ categories: unlike labelling, which gives a region one name and scores it in a c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import batched_nms
 
 from vildcli.data.images import read_image
 from vildcli.data.lvis import AnnotatedImage, AnnotationSet
 from vildcli.detector.postprocess import top_detections
 from vildcli.detector.scoring import ScoringHead, score_regions
+from vildcli.errors import DataError
+from vildcli.evaluation.lvis import FIXED_DETECTIONS, MAX_DETECTIONS, best_of_categories
+from vildcli.evaluation.predictions import Predictions, concatenate
 from vildcli.labelling.masks import mask_to_rle
 from vildcli.text.context import ScoringBank
 from vildcli.types import Regions
 
-Prediction = dict[str, Any]  # COCO's result: image_id, category_id, bbox, score, segmentation
+NMS_IOU = 0.5
+
+# Told of each image: what it is, its regions, and their scores [R, C] by scorer.
+Watcher = Callable[[AnnotatedImage, Regions, Mapping[str, Tensor]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,52 +49,156 @@ class Scorer:
         return fused[:, : len(bank.category_ids)]
 
 
+class Collection(Protocol):
+    """Which detections of an image are kept, and all that were."""
+
+    def choose(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Region rows [K] and category columns [K] of boxes [R, 4] and scores [R, C]."""
+
+    def add(self, found: Predictions) -> None: ...
+
+    def all(self) -> Predictions: ...
+
+
+@dataclass(slots=True)
+class BestOfImages:
+    """The best `count` of each image: LVIS's own rule, and more than any other protocol reads."""
+
+    count: int = MAX_DETECTIONS
+    _parts: list[Predictions] = field(default_factory=list)
+
+    def choose(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        return top_detections(boxes, scores, count=self.count, iou=NMS_IOU)
+
+    def add(self, found: Predictions) -> None:
+        self._parts.append(found)
+
+    def all(self) -> Predictions:
+        return concatenate(self._parts)
+
+
+@dataclass(slots=True)
+class BestOfCategories:
+    """The best `count` of each category over all images, for fixed AP.
+
+    Once a category is full, what does not beat its last one is not looked at: a detection's fate
+    under NMS depends on higher-scored ones alone.
+
+    Attributes:
+        category_ids: [C] of the score columns.
+    """
+
+    category_ids: Tensor
+    count: int = FIXED_DETECTIONS
+    _parts: list[Predictions] = field(default_factory=list)
+    _floors: Tensor | None = None
+
+    def choose(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        floors = torch.full((scores.shape[1],), -1.0) if self._floors is None else self._floors
+        columns, rows = torch.where((scores > floors).T)  # equal scores by (category, region)
+        found = scores[rows, columns]
+        kept = batched_nms(boxes[rows].double(), found.double(), columns, NMS_IOU).sort().values
+        kept = kept[found[kept].sort(descending=True, stable=True).indices]
+        return rows[kept], columns[kept]
+
+    def add(self, found: Predictions) -> None:
+        self._parts.append(found)
+        if sum(map(len, self._parts)) > 2 * self.count * len(self.category_ids):
+            self._shrink()
+
+    def all(self) -> Predictions:
+        self._shrink()
+        return concatenate(self._parts)
+
+    def _shrink(self) -> None:
+        best = best_of_categories(concatenate(self._parts), self.count)
+        self._parts = [best]
+        floors = []
+        for category_id in self.category_ids.tolist():
+            scores = best.scores[best.category_ids == category_id]
+            floors.append(float(scores.min()) if len(scores) >= self.count else -1.0)
+        self._floors = torch.tensor(floors)
+
+
 def predict(
     detector: Callable[[Tensor], Regions],
     scorers: Mapping[str, Scorer],
     annotations: AnnotationSet,
     images: Path,
     *,
+    collections: Mapping[str, Collection] | None = None,
+    masks: bool = True,
+    watch: Watcher | None = None,
     advance: Callable[[], None] = lambda: None,
-) -> dict[str, list[Prediction]]:
+) -> dict[str, Predictions]:
     """Predict every image once and score its regions in several ways.
 
     Args:
         detector: image [3, H, W] uint8 to its regions.
         scorers: by name; all read the same regions.
+        collections: what is kept, by scorer; default the best 300 of each image.
+        masks: whether masks are pasted; boxes cost less.
+        watch: told of each image.
 
     Returns:
-        COCO results by scorer.
+        Predictions by scorer.
+
+    Raises:
+        DataError: an image cannot be read, or is of another size than the annotation set says.
     """
-    results: dict[str, list[Prediction]] = {name: [] for name in scorers}
+    kept = collections or {name: BestOfImages() for name in scorers}
     for info in annotations.images:
-        pixels = torch.from_numpy(read_image(images / info.file_name).pixels)
-        regions = detector(pixels.permute(2, 0, 1))
-        masks: dict[int, dict[str, Any]] = {}
+        regions = detector(_pixels(info, images))
+        scores = {name: scorer.scores(regions) for name, scorer in scorers.items()}
+        pasted: dict[int, dict[str, Any]] = {}
         for name, scorer in scorers.items():
-            results[name] += _detections(info, regions, scorer, masks)
+            rows, columns = kept[name].choose(regions.boxes, scores[name])
+            best = scores[name][rows, columns]
+            if masks:
+                _paste(regions, rows.tolist(), info, pasted)
+            ids = scorer.bank.category_ids[columns]
+            kept[name].add(_predictions(info, regions, rows, ids, best, pasted if masks else None))
+        if watch is not None:
+            watch(info, regions, scores)
         advance()
-    return results
+    return {name: kept[name].all() for name in scorers}
 
 
-def _detections(
-    info: AnnotatedImage, regions: Regions, scorer: Scorer, masks: dict[int, dict[str, Any]]
-) -> Iterator[Prediction]:
-    """The best 300 of an image; `masks` remembers pasted regions, which several names share."""
-    scores = scorer.scores(regions)
-    rows, columns = top_detections(regions.boxes, scores)
-    ids = scorer.bank.category_ids[columns].tolist()
-    best = scores[rows, columns].tolist()
-    for row, category_id, score in zip(rows.tolist(), ids, best, strict=True):
+def _pixels(info: AnnotatedImage, images: Path) -> Tensor:
+    decoded = read_image(images / info.file_name)
+    if (decoded.width, decoded.height) != (info.width, info.height):
+        raise DataError(
+            f"{info.file_name} is {decoded.width} x {decoded.height} pixels, in the annotation "
+            f"file {info.width} x {info.height}.",
+            hint="Name the folder of the very images that were annotated.",
+        )
+    return torch.from_numpy(decoded.pixels).permute(2, 0, 1)
+
+
+def _paste(
+    regions: Regions, rows: list[int], info: AnnotatedImage, pasted: dict[int, dict[str, Any]]
+) -> None:
+    """Paste the masks of regions that are not pasted yet: several names share one."""
+    for row in set(rows) - pasted.keys():
         x1, y1, x2, y2 = regions.boxes[row].tolist()
-        if row not in masks:
-            masks[row] = mask_to_rle(
-                regions.masks[row].numpy(), (x1, y1, x2, y2), info.height, info.width
-            )
-        yield {
-            "image_id": info.id,
-            "category_id": category_id,
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": score,
-            "segmentation": masks[row],
-        }
+        mask = regions.masks[row].numpy()
+        pasted[row] = mask_to_rle(mask, (x1, y1, x2, y2), info.height, info.width)
+
+
+def _predictions(
+    info: AnnotatedImage,
+    regions: Regions,
+    rows: Tensor,
+    category_ids: Tensor,
+    scores: Tensor,
+    pasted: Mapping[int, dict[str, Any]] | None,
+) -> Predictions:
+    corners = regions.boxes[rows].double().numpy()
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    return Predictions(
+        np.full(len(rows), info.id, np.int64),
+        category_ids.numpy().astype(np.int64),
+        boxes,
+        scores.double().numpy(),
+        None if pasted is None else [pasted[row] for row in rows.tolist()],
+    )

@@ -1,0 +1,118 @@
+"""The evaluation engine: predictions against truth to precision and recall. No torch.
+
+It is hotcoco. The references are `pycocotools` and `lvis` 0.5.3; the latter is unmaintained, breaks
+on numpy 1.24 and later, and took 7 minutes and 18 GiB for as many boxes as LVIS val has, where
+hotcoco took 3 seconds and 0.8 GiB. The tests hold each pair to equal numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import hotcoco
+import numpy as np
+from numpy.typing import NDArray
+
+from vildcli.evaluation.predictions import IouType, Predictions
+from vildcli.evaluation.result import ABSENT, CategoryResult
+
+AREAS = ("all", "small", "medium", "large")  # at most 32 x 32, at most 96 x 96, larger
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Precision and recall; -1 marks what has no truth.
+
+    T IoU thresholds (0.50, 0.55, …, 0.95), R recalls (0, 0.01, …, 1), C categories by ascending id,
+    A areas, M limits of detections.
+
+    Attributes:
+        precision: [T, R, C, A, M].
+        recall: [T, C, A, M], the greatest that is reached.
+        category_ids: [C].
+    """
+
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    category_ids: tuple[int, ...]
+
+    def categories(self) -> dict[int, CategoryResult]:
+        """Of all areas, at the highest limit."""
+        precision, recall = self.precision[:, :, :, 0, -1], self.recall[:, :, 0, -1]
+        return {
+            id_: CategoryResult(
+                ap=float(precision[:, :, column].mean()),
+                ap50=float(precision[0, :, column].mean()),
+                recall=float(recall[:, column].mean()),
+                recall50=float(recall[0, column]),
+                curve=precision[0, :, column],
+            )
+            for column, id_ in enumerate(self.category_ids)
+            if precision[0, 0, column] > ABSENT
+        }
+
+
+class Engine:
+    """One set of predictions against one annotation set, both handed over once.
+
+    Args:
+        content: JSON value of the annotation file, in COCO's or LVIS's form.
+        predictions: of its images and categories.
+    """
+
+    def __init__(self, content: Mapping[str, Any], predictions: Predictions) -> None:
+        self._category_ids = tuple(sorted(row["id"] for row in content["categories"]))
+        self._truth = hotcoco.COCO({**content, "annotations": _annotations(content)})
+        columns = (
+            predictions.image_ids,
+            predictions.boxes,
+            predictions.scores,
+            predictions.category_ids,
+        )
+        self._found = self._truth.load_res(
+            np.column_stack(columns).astype(np.float64),
+            segmentation=None if predictions.masks is None else [*predictions.masks],
+        )
+
+    def coco(
+        self, iou_type: IouType, *, limits: Sequence[int], use_categories: bool = True
+    ) -> Curves:
+        """COCO's rules: crowds, and the best detections of an image and category.
+
+        Args:
+            iou_type: boxes or masks.
+            limits: of detections an image and category, ascending.
+            use_categories: False compares everything with everything; there is one column then.
+        """
+        evaluation = hotcoco.COCOeval(self._truth, self._found, iou_type)
+        evaluation.params.max_dets = list(limits)
+        evaluation.params.use_cats = use_categories
+        return self._accumulated(evaluation, self._category_ids if use_categories else (-1,))
+
+    def lvis(self, iou_type: IouType, *, limit: int) -> Curves:
+        """LVIS's rules: federated truth. `limit` detections an image and category are looked at."""
+        evaluation = hotcoco.COCOeval(self._truth, self._found, iou_type, lvis_style=True)
+        evaluation.params.max_dets = [limit]
+        return self._accumulated(evaluation, self._category_ids)
+
+    def _accumulated(self, evaluation: Any, category_ids: tuple[int, ...]) -> Curves:
+        evaluation.evaluate()
+        evaluation.accumulate()
+        found = evaluation.eval
+        assert found is not None, "hotcoco accumulated nothing"
+        return Curves(np.asarray(found["precision"]), np.asarray(found["recall"]), category_ids)
+
+
+def _annotations(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Annotations numbered from 1: in pycocotools an id of 0 counts as unmatched."""
+    return [
+        {
+            **row,
+            "id": number,
+            "area": row.get("area", row["bbox"][2] * row["bbox"][3]),
+            "iscrowd": int(row.get("iscrowd", 0)),
+        }
+        for number, row in enumerate(content["annotations"], start=1)
+    ]
