@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from tiny_training import (
 )
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision.ops import box_iou
 
 from vildcli.data import training_set
 from vildcli.data.batches import BatchPlan
+from vildcli.data.copy_paste import boxes_around
 from vildcli.data.lvis import load_annotations
 from vildcli.data.training_set import (
     MAX_DISTILLED,
@@ -36,6 +39,7 @@ from vildcli.data.training_set import (
 from vildcli.errors import DataError
 
 IDS = [1, 2, 3, 4]
+SHARED = Path(os.environ.get("VILDCLI_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 def assert_same(a: Example, b: Example) -> None:
@@ -308,6 +312,27 @@ def test_an_image_stored_on_its_side_counts_upright(tmp_path: Path) -> None:
         exif[0x0112] = 6  # turn by 90 degrees to see it upright
         image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "2.png", exif=exif)
     assert_same(tiny_set(path)[0, 2], tiny_set(write_images(tmp_path / "upright"))[0, 2])
+
+
+def test_photographs__masks_lie_in_their_boxes() -> None:
+    """Official COCO annotations: where box and mask agree before, they do so on the canvas."""
+    folder = SHARED / "images" / "coco128"
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {SHARED}; set VILDCLI_SHARED_DATA")
+    found = load_annotations(folder / "coco_json" / "instances_train2017_128.json")
+    columns = {category.id: i for i, category in enumerate(found.categories)}
+    augmentation = Augmentation(512, (0.5, 1.5), GREY)
+    images = folder / "images" / "train2017"
+    data = TrainingSet(found, images, columns, augmentation, seed=0, teacher=None)
+    overlaps = []
+    for row in range(30):
+        target = data[0, row].target
+        around = boxes_around(target.masks)
+        pairs = torch.diagonal(box_iou(around, target.boxes))
+        overlaps.append(pairs[(target.boxes[:, 2:] - target.boxes[:, :2]).amin(1) > 16])
+    some, half = torch.cat(overlaps).quantile(torch.tensor([0.05, 0.5]))
+    assert some > 0.85
+    assert half > 0.97
 
 
 @pytest.mark.slow

@@ -50,11 +50,12 @@ def repeat_factors(
     Args:
         category_ids: base categories; annotations of others, and crowds, count for nothing.
     """
+    counted = frozenset(category_ids)
     held = [
         {
             a.category_id
             for a in annotations.annotations.get(image.id, ())
-            if a.category_id in category_ids and not a.iscrowd
+            if a.category_id in counted and not a.iscrowd
         }
         for image in annotations.images
     ]
