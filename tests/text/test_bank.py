@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -133,6 +135,44 @@ def test_a_npy_of_other_length_is_refused(tmp_path):
     assert error.value.hint == "The rows must be the vocabulary's names, in its order."
 
 
+@pytest.mark.parametrize("surplus", [0, 1])
+@pytest.mark.parametrize("leading", [(), (1,), (1, 1)])
+@pytest.mark.parametrize("suffix", [".pt", ".pth"])
+def test_a_plain_tensor_is_read_as_detpros_are(tmp_path, suffix, leading, surplus):
+    path = tmp_path / f"bank{suffix}"
+    rows = torch.tensor([[3.0, 4], [0, 2], [9, 9]])[: 2 + surplus].half()
+    torch.save(rows.view(*leading, *rows.shape), path)
+    found = load_text_bank(path, ["apple", "pear"], temperature=0.007)
+    torch.testing.assert_close(found.embeddings, torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
+    assert (found.names, found.temperature) == (("apple", "pear"), 0.007)
+
+
+def test_a_tensor_of_other_length_is_refused(tmp_path):
+    path = tmp_path / "bank.pt"
+    for rows in (1, 4):
+        torch.save(torch.ones(rows, 2), path)
+        with pytest.raises(VocabularyError) as error:
+            load_text_bank(path, ["apple", "pear"])
+        assert str(error.value) == f"{path} has {rows} rows and the vocabulary 2 names."
+
+
+def test_a_model_is_no_text_bank(tmp_path):
+    path = tmp_path / "epoch_20.pth"
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(VocabularyError) as error:
+        load_text_bank(path, ["apple"])
+    assert str(error.value) == f"{path} holds a dict, not one tensor."
+    assert error.value.hint == "A text bank is a tensor of one row a name; a model goes to --model."
+
+
+def test_prompts_may_leave_the_synonyms_out():
+    apple = Category(1, "apple", synonyms=("fruit",))
+    prompts = Prompts("two", PROMPTS.templates, synonyms=False)
+    found = embed_categories([apple], StubTextEncoder(), prompts)
+    torch.testing.assert_close(found[0], by_hand("apple"))
+    assert not torch.equal(found, embed_categories([apple], StubTextEncoder(), PROMPTS))
+
+
 def test_a_npy_needs_names(tmp_path):
     with pytest.raises(VocabularyError, match="does not say which names its rows are"):
         load_text_bank(tmp_path / "bank.npy")
@@ -152,7 +192,7 @@ def test_a_row_without_direction_is_refused(tmp_path, bad):
         load_text_bank(tmp_path / "bank.npy", ["apple", "pear"])
 
 
-@pytest.mark.parametrize("name", ["bank.npy", "bank.safetensors"])
+@pytest.mark.parametrize("name", ["bank.npy", "bank.pt", "bank.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"not an array"])
 def test_a_file_of_something_else_is_refused(tmp_path, name, content):
     path = tmp_path / name
@@ -161,9 +201,13 @@ def test_a_file_of_something_else_is_refused(tmp_path, name, content):
         load_text_bank(path, ["apple"])
 
 
-def test_a_pickled_npy_is_never_unpickled(tmp_path):
-    path = tmp_path / "bank.npy"
-    np.save(path, np.array([{"a": 1}], object), allow_pickle=True)
+@pytest.mark.parametrize("suffix", [".npy", ".pt"])
+def test_a_pickled_object_is_never_unpickled(tmp_path, suffix):
+    path = tmp_path / f"bank{suffix}"
+    if suffix == ".npy":
+        np.save(path, np.array([{"a": 1}], object), allow_pickle=True)
+    else:
+        torch.save(Path("somewhere"), path)
     with pytest.raises(VocabularyError, match="is not a readable"):
         load_text_bank(path, ["apple"])
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def test_fill_can_leave_the_sentence_alone():
 
 @pytest.mark.parametrize(
     ("name", "count", "this_is"),
-    [("vild-63", 63, True), ("clip-80", 80, False), ("single", 1, True)],
+    [("vild-63", 63, True), ("clip-80", 80, False), ("single", 1, True), ("detpro-74", 74, False)],
 )
 def test_shipped_prompts(name, count, this_is):
     prompts = load_prompts(name)
@@ -62,6 +63,42 @@ def test_clip_s_templates_are_open_clip_s():
     assert load_prompts("clip-80").sentences("cat")[0] == "a bad photo of a cat."
 
 
+def detpros_templates() -> list[str]:
+    """DetPro's list, put together from its patterns: sizes outside, determiners inside."""
+    found = ["This is a {}", "There is a {}"]
+    sizes, determiners = ("", "small ", "medium ", "large "), ("a", "the", "one")
+    patterns = (
+        "a photo of a {}{{}} in the scene",
+        "a photo of a {}{{}}",
+        "This is a photo of a {}{{}}",
+    )
+    for pattern in patterns:
+        found += [pattern.format(size) for size in sizes]
+    for verb in ("There is", "This is"):
+        found += [f"{verb} {determiner} {{}} in the scene" for determiner in determiners]
+    for start in ("This is one", "There is a"):
+        found += [f"{start} {size}{{}} in the scene" for size in sizes if size]
+    for verb, medium in itertools.product(("There is", "This is"), ("photo", "picture")):
+        for size, determiner in itertools.product(sizes, determiners):
+            found.append(f"{verb} {determiner} {size}{{}} in the {medium}")
+    return found
+
+
+def test_detpros_templates_are_its_own_in_order():
+    prompts = load_prompts("detpro-74")
+    assert list(prompts.templates) == detpros_templates()
+    assert len(prompts.templates) == 74
+    assert (prompts.raw_names, prompts.synonyms) == (True, False)
+
+
+def test_detpros_names_are_as_lvis_spells_them():
+    sentences = load_prompts("detpro-74").sentences("bat_(animal)")
+    assert sentences[0] == "This is a bat_(animal)"
+    assert sentences[5] == "a photo of a large bat_(animal) in the scene"
+    assert load_prompts("detpro-74").sentences("Apple.")[0] == "This is a Apple."
+    assert not any(s.startswith("This is a photo of an") for s in sentences)
+
+
 def test_an_own_file_is_used_as_it_stands(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("# mine\n\na picture of {article} {}\n", encoding="utf-8")
@@ -75,6 +112,21 @@ def test_the_fingerprint_is_of_the_sentences():
     assert prompts.fingerprint == Prompts("b", ("x {}",)).fingerprint
     assert prompts.fingerprint != Prompts("a", ("x {}",), this_is=True).fingerprint
     assert prompts.fingerprint != Prompts("a", ("x {}.",)).fingerprint
+    assert prompts.fingerprint != Prompts("a", ("x {}",), raw_names=True).fingerprint
+    assert prompts.fingerprint != Prompts("a", ("x {}",), synonyms=False).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "fingerprint"),
+    [
+        ("vild-63", "115c3832a08f90f5"),
+        ("clip-80", "7bb8b76a6e1e1027"),
+        ("single", "7f8acda93dc69f78"),
+    ],
+)
+def test_fingerprints_hold_from_version_to_version(name, fingerprint):
+    """Runs and caches of older versions are told by them."""
+    assert load_prompts(name).fingerprint == fingerprint
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from vildcli.labelling.head import read_head
 from vildcli.labelling.labeller import VocabularyLabeller
 from vildcli.labelling.options import CLIP_ON_CROPS, DEFAULT_TEACHER, LabellingOptions
 from vildcli.runs import file_sha256
-from vildcli.text.bank import TextBank, embed_categories, load_text_bank
+from vildcli.text.bank import BARE_SUFFIXES, TextBank, embed_categories, load_text_bank
 from vildcli.text.context import (
     EmbeddedCategories,
     ScoringBank,
@@ -210,8 +210,8 @@ def _scoring_bank(
 
 def _refuse_other_space(bank: TextBank, encoder: TextEncoder, path: Path) -> None:
     """Refuse embeddings that the model's regions cannot be compared with."""
-    # A bare .npy does not say what made it.
-    is_other = path.suffix != ".npy" and bank.encoder != encoder.identity
+    # A bare array does not say what made it.
+    is_other = path.suffix not in BARE_SUFFIXES and bank.encoder != encoder.identity
     if is_other or bank.embeddings.shape[1] != encoder.width:
         raise ModelError(
             f"{path} was made with another text encoder than the model's.",

@@ -14,9 +14,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError  # what torch.load raises, even of weights only
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -31,7 +34,8 @@ from vildcli.vocabulary.category import Category, Vocabulary
 from vildcli.vocabulary.names import names_of
 
 BANK_FORMAT = 1
-CLIP_TEMPERATURE = 0.01  # OpenAI's CLIP; what a bare .npy of its vectors is scored with
+BARE_SUFFIXES = (".npy", ".pt", ".pth")  # one array or tensor, without a word about itself
+CLIP_TEMPERATURE = 0.01  # OpenAI's CLIP; what bare vectors of it are scored with
 _FORMAT_NAME = "vildcli-text-bank"
 _SENTENCES_AT_ONCE = 4032  # bounds their embeddings in memory: 64 names x 63 x 512 floats, 8 MB
 
@@ -89,13 +93,15 @@ def embed_categories(
 ) -> Tensor:
     """Embed categories, name and synonyms through every template: [C, D], unit norm, float32.
 
+    Prompts may ask for the name alone.
+
     With `cache`, the result is kept in the cache folder by encoder, prompts and names; deleting it
     is safe.
 
     Raises:
         VocabularyError: the encoder knows no word of a category's name and synonyms; names all.
     """
-    names = [names_of(category) for category in categories]
+    names = [names_of(c) if prompts.synonyms else (c.name,) for c in categories]
     if not names:
         return torch.empty(0, encoder.width)
     path = _cache_path(names, encoder, prompts)
@@ -132,22 +138,22 @@ def save_text_bank(bank: TextBank, path: Path) -> None:
 def load_text_bank(
     path: Path, names: Sequence[str] | None = None, *, temperature: float = CLIP_TEMPERATURE
 ) -> TextBank:
-    """Read a bank of `vildcli embed`, or a plain `.npy` of one row a name.
+    """Read a bank of `vildcli embed`, or a plain `.npy`, `.pt` or `.pth` of one row a name.
 
     Rows are normalised on the way in, so that a file of raw encoder output (float16 too) serves as
-    well.
+    well. A tensor may have one row more, for the background: DetPro's prompt files may.
 
     Args:
-        names: for a `.npy`, the names of its rows in order; else the names wanted, in the order
+        names: for a plain file, the names of its rows in order; else the names wanted, in the order
             wanted.
-        temperature: for a `.npy`, which carries none.
+        temperature: for a plain file, which carries none.
 
     Raises:
         VocabularyError: unreadable, of a newer format, a row count that is not the names', a name
             that is not in the bank.
     """
-    if path.suffix == ".npy":
-        return _load_npy(path, names, temperature)
+    if path.suffix in BARE_SUFFIXES:
+        return _load_bare(path, names, temperature)
     bank = _load_own(path)
     if names is None:
         return bank
@@ -200,25 +206,49 @@ def _write_cached(path: Path, embeddings: Tensor) -> None:
         return  # a cache that cannot be written costs time, not the result
 
 
-def _load_npy(path: Path, names: Sequence[str] | None, temperature: float) -> TextBank:
+def _load_bare(path: Path, names: Sequence[str] | None, temperature: float) -> TextBank:
     if names is None:
         raise VocabularyError(
             f"{path} does not say which names its rows are.",
             hint="Give the vocabulary with --vocab.",
         )
-    try:
-        raw = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise VocabularyError(f"{path} is not a readable .npy file: {error}.") from error
+    is_array = path.suffix == ".npy"
+    raw = _read_array(path) if is_array else _read_tensor(path)
     if raw.ndim != 2 or not np.issubdtype(raw.dtype, np.floating):
         raise VocabularyError(f"{path} holds {raw.dtype} of shape {raw.shape}, not one row a name.")
-    if len(raw) != len(names):
+    if len(raw) - len(names) not in ((0,) if is_array else (0, 1)):
         raise VocabularyError(
             f"{path} has {len(raw)} rows and the vocabulary {len(names)} names.",
             hint="The rows must be the vocabulary's names, in its order.",
         )
-    rows = torch.from_numpy(raw.astype(np.float32))
+    rows = torch.from_numpy(raw[: len(names)].astype(np.float32))
     return TextBank(tuple(names), _unit_rows(path, rows), temperature, _hash_of(raw.tobytes()), "")
+
+
+def _read_array(path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise VocabularyError(f"{path} is not a readable .npy file: {error}.") from error
+    return array
+
+
+def _read_tensor(path: Path) -> NDArray[Any]:
+    """A tensor of any shape [1, ..., rows, D], as DetPro's authors keep their prompts."""
+    try:
+        tensor = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise VocabularyError(f"{path} is not a readable tensor file: {first}") from error
+    if not isinstance(tensor, Tensor):
+        raise VocabularyError(
+            f"{path} holds a {type(tensor).__name__}, not one tensor.",
+            hint="A text bank is a tensor of one row a name; a model goes to --model.",
+        )
+    while tensor.ndim > 2 and len(tensor) == 1:
+        tensor = tensor[0]
+    array: NDArray[Any] = tensor.detach().numpy()
+    return array
 
 
 def _load_own(path: Path) -> TextBank:

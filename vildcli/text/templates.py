@@ -1,7 +1,11 @@
 """Prompts: the sentences that a name is put into before a text encoder reads it.
 
 A file holds one template a line; `{}` is the name and `{article}` is a or an. A line that starts
-with `#` is a comment, but `#: this-is` asks for ViLD's way of beginning "This is" (see `fill`).
+with `#` is a comment, but three of them ask for something:
+
+    #: this-is       ViLD's way of beginning "This is" (see `fill`)
+    #: raw-names     names as they are spelt: bat_(animal)
+    #: no-synonyms   a category's name alone
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from vildcli.assets import prompts_file
 from vildcli.errors import VocabularyError
 from vildcli.vocabulary.names import article, clean_name
 
-_THIS_IS = "#: this-is"
+_THIS_IS, _RAW_NAMES, _NO_SYNONYMS = "#: this-is", "#: raw-names", "#: no-synonyms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +30,30 @@ class Prompts:
 
     Attributes:
         this_is: whether "This is" is put before sentences that begin with "a" or "the" (ViLD).
+        raw_names: whether names are left as they are spelt, not cleaned (DetPro).
+        synonyms: whether a category's synonyms are averaged into its embedding.
     """
 
     name: str
     templates: tuple[str, ...]
     this_is: bool = False
+    raw_names: bool = False
+    synonyms: bool = True
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that can change a sentence; not of the name."""
-        content = json.dumps([self.templates, self.this_is])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        """Hash of everything that can change an embedding; not of the name."""
+        content: list[Any] = [self.templates, self.this_is]
+        # Where these are as usual they are left out, so that older fingerprints hold.
+        content += [_RAW_NAMES] * self.raw_names + [_NO_SYNONYMS] * (not self.synonyms)
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def sentences(self, raw_name: str) -> list[str]:
         """Put one raw name into every template, in order."""
-        return [fill(template, raw_name, this_is=self.this_is) for template in self.templates]
+        return [
+            fill(template, raw_name, this_is=self.this_is, raw=self.raw_names)
+            for template in self.templates
+        ]
 
 
 def prompts_from_dict(values: Mapping[str, Any]) -> Prompts:
@@ -48,18 +61,16 @@ def prompts_from_dict(values: Mapping[str, Any]) -> Prompts:
     return Prompts(**{**values, "templates": tuple(values["templates"])})
 
 
-def fill(template: str, raw_name: str, *, this_is: bool = True) -> str:
+def fill(template: str, raw_name: str, *, this_is: bool = True, raw: bool = False) -> str:
     """Put a raw name into a template, as ViLD's published demo does.
 
-    The name is cleaned and loses a trailing "."; the article follows the raw name. With `this_is`,
-    a text that begins with "a" or "the" ("an embroidered ..." too) is prefixed by "This is".
+    The name is cleaned and loses a trailing ".", unless it is to be `raw`; the article follows the
+    raw name. With `this_is`, a text that begins with "a" or "the" ("an embroidered ..." too) is
+    prefixed by "This is".
     """
+    name = raw_name if raw else clean_name(raw_name).rstrip(".")
     # Not str.format: a name may hold braces.
-    named = (
-        clean_name(raw_name)
-        .rstrip(".")
-        .join(template.replace("{article}", article(raw_name)).split("{}"))
-    )
+    named = name.join(template.replace("{article}", article(raw_name)).split("{}"))
     return f"This is {named}" if this_is and named.startswith(("a", "the")) else named
 
 
@@ -87,4 +98,10 @@ def load_prompts(reference: str | Path) -> Prompts:
         raise VocabularyError(
             f"{path} holds no template.", hint="Write one a line: a photo of {article} {}."
         )
-    return Prompts(path.stem, templates, this_is=_THIS_IS in lines)
+    return Prompts(
+        path.stem,
+        templates,
+        this_is=_THIS_IS in lines,
+        raw_names=_RAW_NAMES in lines,
+        synonyms=_NO_SYNONYMS not in lines,
+    )
