@@ -6,7 +6,7 @@ PIP := $(VENV)/bin/pip
 RUNTIME := $(VENV)/.installed-runtime
 DEVELOPMENT := $(VENV)/.installed-development
 MONGO := .mongo/.fetched
-LIBRARIES := $(VENV)/.system-libraries
+LIBRARIES := $(VENV)/.system-packages
 
 .PHONY: demo test check clean
 
@@ -38,11 +38,13 @@ $(DEVELOPMENT): pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --quiet --editable '.[all,dev]'
 	touch $@ $(RUNTIME)
 
-# opencv-python, which the reference evaluator of the tests imports, links against these two.
+# opencv-python, which the reference evaluator of the tests imports, links against the two libraries;
+# wordnet-base is the dictionary that the tests of expand read.
 $(LIBRARIES): | $(VENV)/bin/python
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-	  && ! { ldconfig -p | grep -q libGL.so.1 && ldconfig -p | grep -q libgthread-2.0.so.0; }; then \
-	  apt-get update -qq && apt-get install -qq -y --no-install-recommends libgl1 libglib2.0-0; \
+	  && ! { ldconfig -p | grep -q libGL.so.1 && ldconfig -p | grep -q libgthread-2.0.so.0 \
+	         && [ -e /usr/share/wordnet/data.noun ]; }; then \
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends libgl1 libglib2.0-0 wordnet-base; \
 	fi
 	touch $@
 

@@ -20,9 +20,12 @@ from vildcli.text.open_clip_weights import (
     tag_settings,
     weights_folder,
 )
+from vildcli.vocabulary.wordnet import DOWNLOAD as WORDNET_ADDRESS
+from vildcli.vocabulary.wordnet import download_wordnet, fetched_file
 
 DETECTOR = "torchvision"  # Mask R-CNN trained on COCO, whose proposals clip-on-crops takes
 IMAGENET = "imagenet"  # torchvision's classifier weights: resnet50:imagenet
+WORDNET = "wordnet"  # no weights, but fetched for offline use all the same: expand reads it
 BACKBONES = ("resnet50", "resnet152", "efficientnet_b7")
 
 
@@ -31,7 +34,8 @@ class WeightsFile:
     """One download.
 
     Attributes:
-        reference: what a command calls it: ARCHITECTURE:TAG, BACKBONE:imagenet or `torchvision`.
+        reference: what a command calls it: ARCHITECTURE:TAG, BACKBONE:imagenet, `torchvision` or
+            `wordnet`.
         path: where it lies, or will lie.
         origin: where it comes from.
         is_present: whether it is there already.
@@ -60,6 +64,8 @@ def fetch(file: WeightsFile) -> Path:
     """
     if file.is_present:
         return file.path
+    if file.reference == WORDNET:
+        return download_wordnet()
     if _is_torchvision(file.reference):
         _download(file)
         return file.path
@@ -109,6 +115,9 @@ def _find_torchvision(reference: str, offline: bool) -> Path:
 
 
 def _planned(reference: str) -> WeightsFile:
+    if reference == WORDNET:
+        path = fetched_file()
+        return WeightsFile(reference, path, WORDNET_ADDRESS, path.is_file())
     if _is_torchvision(reference):
         return _torchvision_file(reference)
     return _open_clip_file(reference)

@@ -17,7 +17,8 @@ def command(references: tuple[str, ...], dry_run: bool) -> None:
 
     WEIGHTS are open_clip's ARCHITECTURE:TAG, `torchvision` (its Mask R-CNN) and, to start training
     from, resnet50:imagenet, resnet152:imagenet, efficientnet_b7:imagenet; without any, those that
-    `vildcli detect PHOTOS --classes "..."` needs: ViT-B-32:openai and torchvision.
+    `vildcli detect PHOTOS --classes "..."` needs: ViT-B-32:openai and torchvision. `wordnet` is
+    the dictionary that `vildcli expand` reads.
     """
     from vildcli.weights import fetch, plan_fetch
 
