@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from PIL import Image
@@ -52,6 +53,7 @@ class StubLabeller:
 
 class StubModel:
     default_conf = None
+    provenance: ClassVar[dict[str, object]] = {}
     seconds_per_image = None
 
     def __init__(self, seconds: float = 0.0) -> None:

@@ -269,7 +269,11 @@ def _open_run(
         found,
         settings,
         vocabulary,
-        arguments={"default_conf": model.default_conf, "batch": choices["batch"]},
+        arguments={
+            "default_conf": model.default_conf,
+            "batch": choices["batch"],
+            "provenance": model.provenance,
+        },
         force=choices["force"],
         add_new=choices["add_new"],
         limit=choices["limit"],

@@ -8,8 +8,8 @@ vocabulary, context, base list ────────────────�
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class OpenedModel:
             fingerprint.
         default_conf: score from which its labels are shown, where that was measured.
         seconds_per_image: a forecast, where a run is slow enough to need one.
+        provenance: what else its weights and its proposals have seen.
     """
 
     detector: RegionDetector
@@ -69,6 +70,7 @@ class OpenedModel:
     default_conf: float | None
     head: StoredHead
     seconds_per_image: Callable[[], float] | None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def save_head(self, run: Path) -> None:
         """Write what relabelling needs: `regions/head.safetensors`."""
@@ -86,6 +88,7 @@ class _Parts:
     base: tuple[Category, ...]
     identity: dict[str, Any]
     default_conf: float | None
+    provenance: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,7 @@ def open_labelling_model(vocabulary: Vocabulary, options: LabellingOptions) -> O
         default_conf=parts.default_conf,
         head=_stored_head(head, parts, options),
         seconds_per_image=(lambda: _measure(parts.detector)) if crops else None,
+        provenance=parts.provenance,
     )
 
 
@@ -139,7 +143,7 @@ def _stored_head(head: ScoringHead, parts: _Parts, options: LabellingOptions) ->
 def _clip_on_crops(options: LabellingOptions, device: torch.device) -> _Parts:
     reference = options.teacher or DEFAULT_TEACHER
     clip = load_open_clip(reference, offline=options.offline)
-    propose, provenance = _proposer(options, device)
+    propose, proposals, provenance = _proposer(options, device)
     system = find_system(CLIP_ON_CROPS)
     detector = _crop_detector(clip, propose, device, system, _region_count(options))
     return _Parts(
@@ -153,8 +157,9 @@ def _clip_on_crops(options: LabellingOptions, device: torch.device) -> _Parts:
         ),
         head=ScoringHead(None, clip.temperature, clip.temperature, Fusion("image")),
         base=(),
-        identity={"teacher": clip.identity, "proposals": provenance},
+        identity={"teacher": clip.identity, "proposals": proposals},
         default_conf=None,
+        provenance={"proposals": provenance},
     )
 
 
@@ -186,6 +191,7 @@ def _trained(options: LabellingOptions, device: torch.device) -> _Parts:
         base=card.base_categories,
         identity=identity,
         default_conf=card.default_conf,
+        provenance=card.provenance,
     )
 
 
@@ -219,12 +225,13 @@ def _crop_detector(
 
 def _proposer(
     options: LabellingOptions, device: torch.device
-) -> tuple[Callable[[Sequence[Tensor]], list[Regions]], str]:
-    """What makes clip-on-crops' regions, and its identity."""
+) -> tuple[Callable[[Sequence[Tensor]], list[Regions]], str, str | Mapping[str, Any]]:
+    """What makes clip-on-crops' regions, its identity, and what that has seen."""
     if options.proposals == "torchvision":
         weights = find_detector_weights(offline=options.offline)
         proposer = TorchvisionProposer(weights, device, count=_region_count(options))
-        return proposer, f"torchvision {weights.name}"
+        name = f"torchvision {weights.name}"
+        return proposer, name, name
     if is_box_file(options.proposals):
         raise ModelError(
             f"{options.proposals} cannot give the boxes to label: a model is shown pixels, not the "
@@ -233,7 +240,7 @@ def _proposer(
         )
     model = load_model(options.proposals, device)
     count = max(REGIONS, _region_count(options))
-    return _Student(model.detector, count).regions, model.identity
+    return _Student(model.detector, count).regions, model.identity, model.card.provenance
 
 
 def _region_count(options: LabellingOptions) -> int:
