@@ -1,0 +1,87 @@
+"""What makes a zero-shot number false: weights or proposals that have seen the novel boxes.
+
+No torch. Read from the provenance that a model file carries: `init` (scratch, imagenet, coco, or
+the identity of another model), `init_provenance` (that model's own), `proposals` (a sentence, or
+the provenance of the model that proposed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+_COCO, _BLANK = "coco", ("scratch", "imagenet")  # ImageNet has names and no boxes
+_SHOWN = 5
+
+# What boxes of COCO train2017 mean for each protocol.
+COCO_SEEN = {
+    "lvis": "COCO's 80 categories, on COCO train2017, where LVIS val images lie too",
+    "coco": "COCO's 80 categories",
+    "coco-48-17": "COCO's 80 categories, the 17 novel ones among them",
+    "coco-65-15": "COCO's 80 categories, the 15 unseen ones among them",
+    "voc": "COCO's 80 categories, all 20 of VOC among them",
+    "objects365": "COCO's 80 categories, which are among those of Objects365",
+}
+
+
+def leaks(provenance: Mapping[str, Any], protocol: str) -> list[str]:
+    """Sentences on what of a model has seen boxes that the protocol holds back.
+
+    Args:
+        provenance: of a model file, or of a run.
+        protocol: a key of `PROTOCOLS`.
+    """
+    seen = f"has seen boxes of {COCO_SEEN[protocol]}"
+    return [f"{subject} {seen}." for subject, found in _origins(provenance) if found == _COCO]
+
+
+def doubts(provenance: Mapping[str, Any]) -> list[str]:
+    """Sentences on what of a model may have seen anything: nothing says where it came from."""
+    if not provenance:
+        return ["Nothing says what the model has seen."]
+    return [
+        f"Nothing says what {subject[0].lower()}{subject[1:]} has seen."
+        for subject, found in _origins(provenance)
+        if found not in (_COCO, *_BLANK)
+    ]
+
+
+def trained_novel(novel: Mapping[int, str], is_base: Mapping[int, bool]) -> list[str]:
+    """A sentence when boxes of novel categories were trained on.
+
+    Args:
+        novel: names of the protocol's novel categories by id.
+        is_base: whether boxes of a category were seen, by id; those absent are not known.
+    """
+    seen = [name for id_, name in novel.items() if is_base.get(id_, False)]
+    if not seen:
+        return []
+    names = _listed(seen)
+    return [f"Boxes of {len(seen)} of the {len(novel)} novel categories were trained on: {names}."]
+
+
+def _origins(provenance: Mapping[str, Any], of: str = "the model") -> Iterator[tuple[str, str]]:
+    """Every source of weights and proposals, as a subject of a sentence and what it came from."""
+    init, nested = provenance.get("init"), provenance.get("init_provenance")
+    if isinstance(nested, Mapping):
+        yield from _origins(nested, f"the initialisation of {of}")
+    elif init is not None:
+        yield f"The initialisation of {of}", str(init)
+    proposals = provenance.get("proposals")
+    if isinstance(proposals, Mapping):
+        yield from _origins(proposals, f"the proposer of {of}")
+    elif proposals is not None:
+        yield f"The proposer of {of}", _origin_of_proposals(str(proposals))
+
+
+def _origin_of_proposals(sentence: str) -> str:
+    """What a proposals' sentence of `vildcli teach` says of their origin."""
+    if "torchvision" in sentence.lower():
+        return _COCO
+    last = sentence.rstrip(".").rpartition(" from ")[2]
+    return last if last in (_COCO, *_BLANK) else sentence
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
