@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vildcli.data.batches import BatchPlan as BatchPlan
 from vildcli.data.batches import ExampleKey, seeded_generator
 from vildcli.data.copy_paste import Views, copy_paste
 from vildcli.data.images import read_image

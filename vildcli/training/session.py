@@ -16,12 +16,14 @@ import torch
 
 from vildcli.checkpoint import MODEL_FILE, ModelCard, save_model
 from vildcli.console import Progress
+from vildcli.data.base_categories import base_flags
 from vildcli.data.batches import BatchPlan, repeat_factors
+from vildcli.data.checks import check_training_data
 from vildcli.data.lvis import AnnotationSet, load_annotations
 from vildcli.data.training_set import Augmentation, TrainingSet
 from vildcli.detector.architecture import ARCHITECTURES, Architecture
 from vildcli.detector.detector import Detector, TrainingContext
-from vildcli.errors import DataError, ModelError
+from vildcli.errors import ModelError
 from vildcli.runs import file_sha256, open_run, read_run
 from vildcli.systems import System, find_system
 from vildcli.teacher.cache import TeacherCache
@@ -33,9 +35,6 @@ from vildcli.training.report import write_report
 from vildcli.training.train import train_detector
 from vildcli.training.validation import make_validator
 from vildcli.training.words import TrainingWords, open_words
-from vildcli.vocabulary.category import Category
-from vildcli.vocabulary.files import load_vocabulary
-from vildcli.vocabulary.names import resolve_base
 
 KIND = "training"
 PROPOSAL_SYSTEM = "vild-text"  # trained for its proposals, where nobody gave any
@@ -135,7 +134,7 @@ def _train(
     )
     provenance = initialise(detector, options.init, offline=options.offline)
     if cache is not None:
-        provenance["proposals"] = read_run(cache, "teacher")["settings"]["proposals"]
+        provenance["proposals"] = read_run(cache, "teacher")["arguments"]["provenance"]
     detector.to(processes.device)
     context = TrainingContext(
         text_embeddings=words.embeddings().to(processes.device),
@@ -185,22 +184,6 @@ def recipe_of(options: TrainingOptions) -> Recipe:
     return replace(recipe, **overrides)
 
 
-def base_flags(categories: tuple[Category, ...], base: str | None) -> list[bool]:
-    """Whether boxes of each category may be trained on.
-
-    Raises:
-        DataError: neither a base list nor LVIS frequencies say so.
-    """
-    if base is not None:
-        return resolve_base(categories, load_vocabulary(base).categories)
-    if any(category.frequency is None for category in categories):
-        raise DataError(
-            "The annotations have no LVIS frequencies, so base and novel are unknown.",
-            hint="Name the base categories: --base coco-48, or a vocabulary file.",
-        )
-    return [category.frequency != "r" for category in categories]
-
-
 def _refuse_untrainable(system: System, options: TrainingOptions) -> None:
     if not system.trained:
         raise ModelError(
@@ -228,10 +211,18 @@ def _prepare(
 ) -> tuple[AnnotationSet, TrainingWords, Recipe]:
     """Read and check all that can be checked before anything is written or trained."""
     annotations = load_annotations(options.train)
+    is_base = base_flags(annotations.categories, options.base)
+    pairs = zip(annotations.categories, is_base, strict=True)
+    base_ids = [category.id for category, base in pairs if base]
+    annotations, dropped = check_training_data(
+        annotations, options.images, base_ids, drop_degenerate=options.drop_degenerate
+    )
+    if dropped:
+        say(f"Left out objects without area: {dropped}.")
     words = open_words(
         system,
         annotations.categories,
-        base_flags(annotations.categories, options.base),
+        is_base,
         text_encoder=options.text_encoder or options.teacher,
         prompts=options.prompts,
         offline=options.offline,
@@ -351,7 +342,13 @@ def _training_set(
     if cache is not None:
         teacher = TeacherCache(cache, annotations.images, options.images)
     fill = tuple(255 * value for value in architecture.pixel_mean)
-    augmentation = Augmentation(architecture.image_size, recipe.jitter, fill)
+    augmentation = Augmentation(
+        architecture.image_size,
+        recipe.jitter,
+        fill,
+        copy_paste=recipe.copy_paste,
+        min_visible=recipe.min_visible,
+    )
     return TrainingSet(
         annotations, options.images, words.columns, augmentation, seed=options.seed, teacher=teacher
     )
