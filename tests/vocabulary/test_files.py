@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import contextlib
+import json
+import time
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -116,27 +120,125 @@ def test_parse_classes():
 
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    st.lists(NAMES, min_size=1, max_size=6, unique=True),
-    st.lists(NAMES, max_size=3),
-    st.floats(0, 1) | st.none(),
-    st.dictionaries(NAMES, st.lists(NAMES, unique=True).map(tuple), max_size=2),
+# What people write besides: words that mean something to YAML, numbers, other scripts, emoji.
+ODD_NAMES = NAMES | st.sampled_from(
+    [
+        "no",
+        "Null",
+        "747",
+        "1e5",
+        "2024-01-01",
+        "- a",
+        "a: b",
+        "# a",
+        "|",
+        "{x}",
+        "ברווז",
+        "鸭",
+        "🦆",
+    ]
 )
-def test_what_is_written_is_read_back(tmp_path_factory, names, synonyms, threshold, attributes):
-    categories = tuple(
-        Category(i, name, None, tuple(synonyms), names[0], "r", None, threshold, i % 2 == 0)
-        for i, name in enumerate(names, start=3)
+
+
+@st.composite
+def vocabularies(draw: st.DrawFn) -> Vocabulary:
+    names = draw(st.lists(ODD_NAMES, min_size=2, max_size=7, unique=True))
+    synonyms = tuple(draw(st.lists(ODD_NAMES, max_size=3)))
+    threshold = draw(st.floats(0, 1) | st.none())
+    entries = [
+        Category(i, name, None, synonyms, names[0], "r", names[-1], threshold, i % 2 == 0)
+        for i, name in enumerate(names, start=draw(st.integers(1, 2**62)))
+    ]
+    parents = draw(st.integers(0, len(entries) - 1))
+    sets = st.lists(ODD_NAMES, min_size=1, unique=True).map(tuple)
+    return Vocabulary(
+        names[0],
+        tuple(entries[parents:]),
+        draw(st.dictionaries(ODD_NAMES, sets, max_size=2)),
+        tuple(dict.fromkeys(synonyms)),
+        tuple({"step": name} for name in names[:parents]),
+        tuple(entries[:parents]),
     )
-    attributes = {name: values for name, values in attributes.items() if values}
-    vocabulary = Vocabulary(names[0], categories, attributes, tuple(dict.fromkeys(synonyms)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(vocabularies(), st.sampled_from([".yaml", ".json"]))
+def test_what_is_written_is_read_back(tmp_path_factory, vocabulary, suffix):
     folder = tmp_path_factory.mktemp("saved")
-    save_vocabulary(vocabulary, folder / "a.yaml")
-    assert load_vocabulary(folder / "a.yaml") == vocabulary
-    save_vocabulary(load_vocabulary(folder / "a.yaml"), folder / "b.yaml")
-    assert (folder / "a.yaml").read_bytes() == (folder / "b.yaml").read_bytes()
+    first, second = folder / f"a{suffix}", folder / f"b{suffix}"
+    save_vocabulary(vocabulary, first)
+    assert load_vocabulary(first) == vocabulary
+    save_vocabulary(load_vocabulary(first), second)
+    assert first.read_bytes() == second.read_bytes()
+    assert sorted(path.name for path in folder.iterdir()) == [first.name, second.name]
+
+
+@settings(max_examples=60, deadline=None)
+@given(vocabularies())
+def test_other_readers_of_yaml_and_json_find_the_same(tmp_path_factory, vocabulary):
+    folder = tmp_path_factory.mktemp("saved")
+    save_vocabulary(vocabulary, folder / "v.yaml")
+    save_vocabulary(vocabulary, folder / "v.json")
+    expected = {"format": "vildcli-vocabulary/1", **vocabulary.as_dict()}
+    assert json.loads((folder / "v.json").read_bytes()) == expected
+    assert yaml.safe_load((folder / "v.yaml").read_text(encoding="utf-8")) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(vocabularies())
+def test_csv_is_read_back_or_refused(tmp_path_factory, vocabulary):
+    plain = Vocabulary("v", vocabulary.categories)
+    path = tmp_path_factory.mktemp("saved") / "v.csv"
+    with contextlib.suppress(VocabularyError):
+        save_vocabulary(plain, path)
+    if path.exists():
+        assert load_vocabulary(path) == plain
+    else:
+        texts = [t for c in plain.categories for t in (c.name, c.definition, c.parent, *c.synonyms)]
+        assert any(t != t.strip() or t.splitlines() != [t] or "|" in t for t in texts)
+
+
+def test_csv_has_the_columns_that_are_used(tmp_path):
+    categories = (Category(7, "hammer, claw", synonyms=("a", "b"), base=False), Category(9, "nail"))
+    save_vocabulary(Vocabulary("tools", categories), tmp_path / "tools.csv")
+    assert (tmp_path / "tools.csv").read_text() == (
+        'id,name,synonyms,base\n7,"hammer, claw",a|b,false\n9,nail,,\n'
+    )
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"attributes": {"colour": ("red",)}},
+        {"negatives": ("leaf",)},
+        {"parents": (Category(2, "fruit"),)},
+    ],
+)
+def test_csv_refuses_what_it_has_no_place_for(tmp_path, more):
+    path = tmp_path / "v.csv"
+    with pytest.raises(VocabularyError) as error:
+        save_vocabulary(Vocabulary("v", (Category(1, "apple"),), **more), path)
+    assert str(error.value) == f"{path}: CSV holds no {next(iter(more))}."
+    assert error.value.hint == "Choose another kind: --out v.json"
+
+
+def test_another_suffix_is_refused(tmp_path):
+    with pytest.raises(VocabularyError) as error:
+        save_vocabulary(Vocabulary("v", (Category(1, "apple"),)), tmp_path / "v.txt")
+    assert str(error.value) == (
+        f"{tmp_path / 'v.txt'} has the suffix '.txt', which vocabularies are not written as."
+    )
+    assert error.value.hint == "Use .yaml, .json or .csv."
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".yaml", ".json", ".csv"])
+def test_a_hundred_thousand_categories_are_quick(tmp_path, suffix):
+    many = Vocabulary("many", tuple(Category(i, f"thing {i}") for i in range(1, 100_001)))
+    started = time.process_time()
+    save_vocabulary(many, tmp_path / f"many{suffix}")
+    assert load_vocabulary(tmp_path / f"many{suffix}").categories == many.categories
+    assert time.process_time() - started < 30
 
 
 def test_a_saved_file_has_one_category_a_line(tmp_path):
@@ -188,6 +290,26 @@ def test_included_files_follow_and_ids_do_not_collide(tmp_path):
     assert list(found.attributes) == ["size", "colour"]
 
 
+def test_parents_are_numbered_with_the_categories(tmp_path):
+    path = write(
+        tmp_path, "categories: [{name: duck, parent: bird}]\nparents: [bird, {id: 1, name: animal}]"
+    )
+    found = load_vocabulary(path)
+    assert found.categories == (Category(2, "duck", parent="bird"),)
+    assert found.parents == (Category(3, "bird"), Category(1, "animal"))
+
+
+def test_included_files_may_share_a_parent(tmp_path):
+    write(tmp_path, "categories: [{name: duck, parent: animal}]\nparents: [animal]", "b.yaml")
+    path = write(
+        tmp_path,
+        "include: [b.yaml]\ncategories: [{name: cow, parent: animal}]\nparents: [animal]",
+    )
+    found = load_vocabulary(path)
+    assert [c.name for c in found.categories] == ["cow", "duck"]
+    assert found.parents == (Category(3, "animal"),)
+
+
 def test_a_circle_of_includes_is_refused(tmp_path):
     write(tmp_path, "include: [b.yaml]\ncategories: [x]", "a.yaml")
     write(tmp_path, "include: [c.yaml]\ncategories: [y]", "b.yaml")
@@ -220,7 +342,7 @@ def test_a_name_in_two_included_files_is_refused(tmp_path):
         (
             "catgories: [apple]\n",
             "{path}: unknown key 'catgories'.",
-            "Did you mean 'categories'? Known keys: format, name, categories, attributes, "
+            "Did you mean 'categories'? Known keys: format, name, categories, parents, attributes, "
             "negatives, include, provenance.",
         ),
         (
@@ -317,6 +439,42 @@ def test_a_name_in_two_included_files_is_refused(tmp_path):
             "{path} holds attributes and no categories.",
             "Include it from a vocabulary that has categories.",
         ),
+        (
+            "attributes: {colour: []}",
+            "{path}: the attribute set 'colour' is empty.",
+            "Fill it, or take it out.",
+        ),
+        (
+            "attributes: {colour: [red, ' ']}",
+            "{path}: attributes: colour holds an empty text.",
+            None,
+        ),
+        (
+            "categories: [{name: sofa, synonyms: ['']}]",
+            "{path}, category 1 ('sofa'): synonyms holds an empty text.",
+            None,
+        ),
+        (
+            "categories: ['  ']",
+            "A category of vocabulary 'orchard' has an empty name.",
+            None,
+        ),
+        (
+            "categories: [{id: 9223372036854775808, name: a}]",
+            "Category 'a' of vocabulary 'orchard' has the id 9223372036854775808.",
+            "Ids go up to 9223372036854775807.",
+        ),
+        (
+            "categories: [a]\nparents: [{name: b, id: x}]",
+            "{path}, parent 1 ('b'): id is 'x', not a whole number.",
+            None,
+        ),
+        (
+            "categories: [a]\nparents: [a]",
+            "Vocabulary 'orchard' has the name a more than once.",
+            "Every name must be unique; remove or rename the doubles.",
+        ),
+        ("categories: [a]\nparents: b", "{path}: parents is 'b', not a list.", None),
         ("name: empty", "Vocabulary 'empty' has no categories.", None),
         ("just words", "{path} holds no vocabulary.", "Only categories with a name are needed."),
         ("", "{path} holds no vocabulary.", "Only categories with a name are needed."),
@@ -347,6 +505,16 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path, text, message, hint):
             "v.json",
             b'{"name": "a", "name": "b"}',
             "{path}: a key is there more than once among name.",
+        ),
+        (
+            "v.json",
+            b'["pear", "a \\ud83d"]',
+            "{path}, category 2: name holds half a character: 'a \\ud83d'.",
+        ),
+        (
+            "v.json",
+            b'[{"name": "a", "synonyms": ["\\ude00"]}]',
+            "{path}, category 1 ('a'): synonyms holds half a character: '\\ude00'.",
         ),
         ("v.csv", b"id,label\n1,apple\n", "{path} has no column 'name'."),
         ("v.csv", b"id,name\n1,hammer, claw\n", "{path}, line 2: 3 cells under 2 columns."),

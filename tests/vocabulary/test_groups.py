@@ -29,6 +29,23 @@ def test_a_parent_that_is_not_in_the_list_joins_nothing() -> None:
     assert groups(apple, pear) == [{"apple"}, {"pear"}]
 
 
+def test_parents_that_are_not_looked_for_lead_on_to_the_next_category_above() -> None:
+    bird, gull = Category(1, "bird", parent="animal"), Category(2, "gull", parent="larid")
+    tern, cow = Category(3, "tern", parent="larid"), Category(4, "cow", parent="animal")
+    parents = (Category(5, "larid", parent="seabird"), Category(6, "seabird", parent="bird"))
+    above = (*parents, Category(7, "animal"))
+    for order in ((bird, gull, tern, cow), (cow, tern, gull, bird)):
+        numbers = dict(zip(order, category_groups(order, above), strict=True))
+        assert numbers[bird] == numbers[gull] == numbers[tern] != numbers[cow]
+    assert len(set(category_groups((gull, tern), above))) == 2  # no bird: nothing joins them
+
+
+def test_a_circle_of_parents_that_are_not_looked_for_ends() -> None:
+    hen = Category(1, "hen", parent="a")
+    parents = (Category(2, "a", parent="b"), Category(3, "b", parent="a"))
+    assert category_groups((hen,), parents) == [0]
+
+
 def test_synonyms_are_one() -> None:
     couch = Category(1, "couch", synonyms=("settee",))
     sofa = Category(2, "sofa", synonyms=("settee",))

@@ -126,7 +126,7 @@ def make_labeller(
         bank, said = _open_bank(vocabulary, words, options)
     groups = None
     if options.nms == "group":
-        groups = torch.tensor(category_groups(vocabulary.categories))
+        groups = torch.tensor(category_groups(vocabulary.categories, vocabulary.parents))
     said |= {
         "vocabulary": vocabulary.fingerprint(),
         "fusion": [head.fusion.kind, head.fusion.base_weight],

@@ -6,8 +6,11 @@ Only syntax is judged here; what the keys mean is `files.py`'s business.
 from __future__ import annotations
 
 import csv
+import gc
+import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +55,8 @@ def read_document(path: Path) -> dict[str, Any]:
 
 def _read_yaml(path: Path, text: str) -> Any:
     try:
-        return yaml.load(text, _StrictLoader)
+        with _without_collector():
+            return yaml.load(text, _StrictLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line if error.problem_mark else 0
         if "\t" in "".join(text.splitlines()[line : line + 1]):
@@ -63,6 +67,18 @@ def _read_yaml(path: Path, text: str) -> Any:
         raise VocabularyError(f"{path}, line {line + 1}: {error.problem}.") from error
     except yaml.YAMLError as error:
         raise VocabularyError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from error
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Parsing makes many small objects and no cycles; looking for some takes most of its time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class _StrictLoader(_SafeLoader):  # type: ignore[misc]
@@ -104,7 +120,7 @@ def _read_text(path: Path, text: str) -> Any:
 
 def _read_csv(path: Path, text: str) -> Any:
     try:
-        rows = list(csv.reader(text.splitlines(), strict=True))
+        rows = list(csv.reader(io.StringIO(text), strict=True))
     except csv.Error as error:
         raise VocabularyError(f"{path} is not CSV: {error}.") from error
     header = [cell.strip() for cell in rows[0]] if rows else []

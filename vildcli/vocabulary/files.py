@@ -1,4 +1,4 @@
-"""Vocabularies as files: read any of the four kinds, write YAML. The format: vocab/README.md."""
+"""Vocabularies as files: read any of the four kinds, write three. The format: vocab/README.md."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vildcli.assets import is_shipped_name, vocabulary_file
 from vildcli.errors import VocabularyError
-from vildcli.runs import write_atomically
+from vildcli.runs import refuse_newer
 from vildcli.vocabulary.category import Category, Vocabulary
 from vildcli.vocabulary.documents import read_document
-
-VOCABULARY_FORMAT = 1
-_FORMAT_NAME = "vildcli-vocabulary"
+from vildcli.vocabulary.writers import FORMAT_NAME, VOCABULARY_FORMAT
+from vildcli.vocabulary.writers import save_vocabulary as save_vocabulary  # reading's other half
 
 _CATEGORY_KEYS = tuple(field.name for field in fields(Category))
-_TOP_KEYS = ("format", "name", "categories", "attributes", "negatives", "include", "provenance")
+_TOP_KEYS = (
+    "format",
+    "name",
+    "categories",
+    "parents",
+    "attributes",
+    "negatives",
+    "include",
+    "provenance",
+)
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "id": ((int,), "a whole number"),
     "threshold": ((int, float), "a number from 0 to 1"),
@@ -30,9 +36,6 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 _TEXT = ((str,), "text")
 
 _Document = dict[str, Any]
-# The C writer escapes exactly as the Python one does and is ten times faster.
-_SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-_NEVER_FOLD = 1 << 30
 
 
 def load_vocabulary(reference: str | Path) -> Vocabulary:
@@ -47,16 +50,19 @@ def load_vocabulary(reference: str | Path) -> Vocabulary:
     """
     path = _path(reference)
     documents = _with_included(path, ())
-    rows = [row for document in documents for row in document.get("categories", ())]
+    rows = [row for document in documents for row in document["categories"]]
+    parents = _merged_parents(documents)
     attributes = _merged_attributes(documents)
     if not rows and attributes:
         raise VocabularyError(
             f"{path} holds attributes and no categories.",
             hint="Include it from a vocabulary that has categories.",
         )
+    entries = tuple(_category(row) for row in _with_ids([*rows, *parents]))
     return Vocabulary(
         name=documents[0].get("name", path.stem),
-        categories=tuple(_category(row) for row in _with_ids(rows)),
+        categories=entries[: len(rows)],
+        parents=entries[len(rows) :],
         attributes=attributes,
         negatives=_unique(name for document in documents for name in document.get("negatives", ())),
         provenance=tuple(documents[0].get("provenance", ())),
@@ -73,7 +79,7 @@ def load_attributes(reference: str | Path) -> dict[str, tuple[str, ...]]:
     document = _document(path)
     attributes = _merged_attributes([document])
     if not attributes and path.suffix in ("", ".txt"):
-        attributes = {path.stem: _unique(row["name"] for row in document.get("categories", ()))}
+        attributes = {path.stem: _unique(row["name"] for row in document["categories"])}
     if not attributes:
         raise VocabularyError(
             f"{path} holds no attributes.",
@@ -90,49 +96,6 @@ def parse_classes(text: str, name: str = "classes") -> Vocabulary:
     """
     names = [part.strip() for part in text.split(",") if part.strip()]
     return Vocabulary(name, tuple(Category(i, n) for i, n in enumerate(names, start=1)))
-
-
-def save_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
-    """Write YAML, one category a line; the same vocabulary always gives the same bytes."""
-    content = vocabulary.as_dict()
-    lines = [f"format: {_FORMAT_NAME}/{VOCABULARY_FORMAT}", f"name: {_flow(content.pop('name'))}"]
-    for key, value in content.items():
-        lines.append(f"{key}:")
-        if isinstance(value, Mapping):
-            lines += [f"  {_flow(name)}: {_flow(names)}" for name, names in value.items()]
-        else:
-            lines += [f"  - {_flow(item)}" for item in value]
-    content_bytes = ("\n".join(lines) + "\n").encode()
-
-    def write(beside: Path) -> None:
-        beside.write_bytes(content_bytes)
-
-    write_atomically(path, write)
-
-
-class _LineDumper(_SafeDumper):  # type: ignore[misc]
-    """Safe, and escapes line breaks in a text, so that it stays on its line."""
-
-
-def _represent_text(dumper: Any, text: str) -> Any:
-    style = None if text.splitlines() in ([text], []) else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_LineDumper.add_representer(str, _represent_text)
-
-
-def _flow(value: Any) -> str:
-    """A value as one line of YAML."""
-    text: str = yaml.dump(
-        [value],
-        Dumper=_LineDumper,
-        default_flow_style=True,
-        sort_keys=False,
-        allow_unicode=True,
-        width=_NEVER_FOLD,
-    )
-    return text.strip()[1:-1]
 
 
 def _path(reference: str | Path) -> Path:
@@ -164,7 +127,8 @@ def _document(path: Path) -> _Document:
     _check_keys(str(path), document, _TOP_KEYS)
     if not isinstance(document.get("name", ""), str):
         raise _wrong_type(str(path), "name", document["name"], "text")
-    for key in ("categories", "negatives", "include", "provenance"):
+    _check_unicode(str(path), "name", document.get("name", ""))
+    for key in ("categories", "parents", "negatives", "include", "provenance"):
         if not isinstance(document.get(key, []), list):
             raise _wrong_type(str(path), key, document[key], "a list")
     for key in ("negatives", "include"):
@@ -172,8 +136,9 @@ def _document(path: Path) -> _Document:
     _check_attributes(path, document.get("attributes", {}))
     if not all(isinstance(step, dict) for step in document.get("provenance", [])):
         raise VocabularyError(f"{path}: each step of provenance must be a mapping.")
-    rows = document.get("categories", [])
-    document["categories"] = [_checked_row(path, i, row) for i, row in enumerate(rows, start=1)]
+    for key, what in (("categories", "category"), ("parents", "parent")):
+        rows = document.get(key, [])
+        document[key] = [_checked_row(f"{path}, {what} {i}", r) for i, r in enumerate(rows, 1)]
     return document
 
 
@@ -181,28 +146,24 @@ def _check_format(path: Path, written: Any) -> None:
     if written is None:
         return
     name, _, version = str(written).partition("/")
-    if name != _FORMAT_NAME or not version.isdecimal():
+    if name != FORMAT_NAME or not version.isdecimal():
         raise VocabularyError(
             f"{path} has the format {written!r}.",
-            hint=f"A vocabulary says: format: {_FORMAT_NAME}/{VOCABULARY_FORMAT}",
+            hint=f"A vocabulary says: format: {FORMAT_NAME}/{VOCABULARY_FORMAT}",
         )
-    if int(version) > VOCABULARY_FORMAT:
-        raise VocabularyError(
-            f"{path} has format {version}; this vildcli reads up to {VOCABULARY_FORMAT}.",
-            hint="Update vildcli.",
-        )
+    refuse_newer(path, int(version), VOCABULARY_FORMAT, VocabularyError)
 
 
-def _checked_row(path: Path, number: int, row: Any) -> _Document:
+def _checked_row(where: str, row: Any) -> _Document:
     if isinstance(row, str):
-        return {"name": row}
-    where = f"{path}, category {number}"
+        row = {"name": row}
     if not isinstance(row, dict):
         raise VocabularyError(
             f"{where} is {row!r}.", hint=_quote_hint(row) or "Only a name is needed."
         )
     values = {key: value for key, value in row.items() if value is not None}
     if isinstance(values.get("name"), str):
+        _check_unicode(where, "name", values["name"])
         where += f" ('{values['name']}')"
     _check_keys(where, values, _CATEGORY_KEYS)
     if "name" not in values:
@@ -214,6 +175,8 @@ def _checked_row(path: Path, number: int, row: Any) -> _Document:
         # True is an int to Python, not to the reader of a vocabulary.
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise _wrong_type(where, key, value, description)
+        if isinstance(value, str):
+            _check_unicode(where, key, value)
     _check_texts(where, "synonyms", values.get("synonyms", []))
     return values
 
@@ -238,6 +201,10 @@ def _check_attributes(path: Path, attributes: Any) -> None:
             )
         if not isinstance(values, list):
             raise _wrong_type(str(path), f"attributes: {name}", values, "a list of texts")
+        if not values:
+            raise VocabularyError(
+                f"{path}: the attribute set '{name}' is empty.", hint="Fill it, or take it out."
+            )
         _check_texts(str(path), f"attributes: {name}", values)
 
 
@@ -245,6 +212,15 @@ def _check_texts(where: str, key: str, values: Iterable[Any]) -> None:
     for value in values:
         if not isinstance(value, str):
             raise _wrong_type(where, key, value, "text")
+        if not value.strip():
+            raise VocabularyError(f"{where}: {key} holds an empty text.")
+        _check_unicode(where, key, value)
+
+
+def _check_unicode(where: str, key: str, text: str) -> None:
+    """Half a character, such as the first half of an escaped emoji, fits into no file."""
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise VocabularyError(f"{where}: {key} holds half a character: {text!a}.")
 
 
 def _wrong_type(where: str, key: str, value: Any, wanted: str) -> VocabularyError:
@@ -271,6 +247,15 @@ def _with_ids(rows: Sequence[_Document]) -> list[_Document]:
 
 def _category(row: _Document) -> Category:
     return Category(**{**row, "synonyms": tuple(row.get("synonyms", ()))})
+
+
+def _merged_parents(documents: Sequence[_Document]) -> list[_Document]:
+    """Those of all files, one of a name once: two expanded files may both roll up to animal."""
+    rows = (row for document in documents for row in document["parents"])
+    by_name: dict[str, _Document] = {}
+    for row in rows:
+        by_name.setdefault(row["name"], row)
+    return list(by_name.values())
 
 
 def _merged_attributes(documents: Sequence[_Document]) -> dict[str, tuple[str, ...]]:
