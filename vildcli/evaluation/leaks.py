@@ -7,11 +7,12 @@ the provenance of the model that proposed).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vildcli.evaluation.phrases import listed
+
 _COCO, _BLANK = "coco", ("scratch", "imagenet")  # ImageNet has names and no boxes
-_SHOWN = 5
 
 # What boxes of COCO train2017 mean for each protocol.
 COCO_SEEN = {
@@ -56,7 +57,7 @@ def trained_novel(novel: Mapping[int, str], is_base: Mapping[int, bool]) -> list
     seen = [name for id_, name in novel.items() if is_base.get(id_, False)]
     if not seen:
         return []
-    names = _listed(seen)
+    names = listed(seen)
     return [f"Boxes of {len(seen)} of the {len(novel)} novel categories were trained on: {names}."]
 
 
@@ -80,8 +81,3 @@ def _origin_of_proposals(sentence: str) -> str:
         return _COCO
     last = sentence.rstrip(".").rpartition(" from ")[2]
     return last if last in (_COCO, *_BLANK) else sentence
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
