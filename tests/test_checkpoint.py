@@ -50,9 +50,10 @@ def refusal(path: Path) -> ModelError:
 def test_a_trained_step_survives_the_file(system: str, tmp_path: Path) -> None:
     detector = tiny_detector(system).train()
     distillation = [tiny_distillation()] * 2 if SYSTEMS[system].distilled else None
-    losses = detector(tiny_images(), [tiny_target(), tiny_target(1)], tiny_context(), distillation)
+    context = tiny_context(system)
+    losses = detector(tiny_images(), [tiny_target(), tiny_target(1)], context, distillation)
     optimiser = torch.optim.SGD(detector.parameters(), 0.01)
-    torch.stack(list(losses.values())).sum().backward()
+    torch.stack([loss.mean() for loss in losses.values()]).sum().backward()
     optimiser.step()
     detector.eval()
     tower = {"ln_final.weight": torch.arange(3.0)}
@@ -98,7 +99,9 @@ def test_a_training_run_stands_for_its_model(tmp_path: Path) -> None:
 def test_nothing_there(tmp_path: Path) -> None:
     error = refusal(tmp_path / "none.safetensors")
     assert str(error) == f"There is no model at {tmp_path / 'none.safetensors'}."
-    assert error.hint == "Give a .safetensors file or the folder of a finished training run."
+    assert error.hint == (
+        "Give a .safetensors file, the folder of a finished training run, or weights of DetPro's."
+    )
 
 
 def test_a_newer_format_is_refused_with_both_numbers(tmp_path: Path) -> None:

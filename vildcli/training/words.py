@@ -13,11 +13,15 @@ from vildcli.detector.architecture import Architecture
 from vildcli.errors import ModelError
 from vildcli.systems import System
 from vildcli.text.bank import embed_categories
-from vildcli.text.encoder import TextEncoder, load_text_encoder, text_tower_state
+from vildcli.text.encoder import (
+    TextEncoder,
+    load_text_encoder,
+    refuse_sentences,
+    text_tower_state,
+    usual_prompts,
+)
 from vildcli.text.templates import Prompts, load_prompts
 from vildcli.vocabulary.category import Category
-
-DEFAULT_PROMPTS = {"clip": "vild-63", "glove": "bare"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,5 +113,6 @@ def open_words(
             hint=f"Give --text-encoder {wanted}.",
         )
     encoder = load_text_encoder(text_encoder, offline=offline)
-    chosen = load_prompts(prompts or DEFAULT_PROMPTS[system.words])
+    chosen = load_prompts(prompts or usual_prompts(text_encoder))
+    refuse_sentences(encoder, chosen)
     return TrainingWords(tuple(categories), tuple(is_base), encoder, chosen)

@@ -1,0 +1,188 @@
+"""One training step of vild-ensemble beside torchvision's Mask R-CNN, in one run.
+
+    python benchmarks/training_step.py                                # a GPU, the published size
+    python benchmarks/training_step.py --device cpu --size 128 --batch 2 --steps 2 --width 16
+
+Both see the same images and objects, R50-FPN, SGD, the same precision, as many classes; ours has a
+second head and 300 distilled regions an image on top. Steps alternate, so that whatever else the
+machine does falls on both. What is reported is the median of the steps after the warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
+
+from vildcli.data.training_set import Example
+from vildcli.detector.architecture import ARCHITECTURES
+from vildcli.detector.detector import Detector, TrainingContext
+from vildcli.systems import SYSTEMS
+from vildcli.training.processes import Processes
+from vildcli.training.recipe import RECIPES
+from vildcli.training.train import make_optimiser, training_step
+from vildcli.types import Distillation, Target
+
+OBJECTS, DISTILLED, EMBEDDING = 12, 300, 512
+WARM_UP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What is trained: pixels a side, images a step, classes, and the width of the heads."""
+
+    pixels: int
+    batch: int
+    classes: int
+    width: int
+
+
+def main() -> None:
+    given = _arguments()
+    device = torch.device(given.device)
+    size = Size(given.size, given.batch, given.classes, given.width)
+    examples = [_example(size, seed) for seed in range(size.batch)]
+    steps = {
+        "vild-ensemble": _ours(size, examples, device, given.precision),
+        "maskrcnn_resnet50_fpn_v2": _torchvisions(size, examples, device, given.precision),
+    }
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    peaks = dict.fromkeys(steps, 0.0)
+    for i in range(WARM_UP + given.steps):
+        for name, step in steps.items():
+            seconds, peak = _timed(step, device)
+            peaks[name] = max(peaks[name], peak)
+            if i >= WARM_UP:
+                times[name].append(seconds)
+    _show(times, peaks, given, device)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--size", type=int, default=1024, help="pixels a side")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--classes", type=int, default=1203)
+    parser.add_argument("--width", type=int, default=256, help="channels of our pyramid")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
+    return parser.parse_args()
+
+
+def _example(size: Size, seed: int) -> Example:
+    """Noise with rectangles for objects, and a teacher's regions."""
+    generator = torch.Generator().manual_seed(seed)
+    side = size.pixels
+    image = torch.randint(0, 256, (3, side, side), dtype=torch.uint8, generator=generator)
+    boxes = _boxes(OBJECTS, side, generator)
+    masks = torch.zeros(OBJECTS, side, side, dtype=torch.bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
+        mask[y1:y2, x1:x2] = True
+    labels = torch.randint(0, size.classes, (OBJECTS,), generator=generator)
+    distilled = Distillation(
+        _boxes(DISTILLED, side, generator),
+        torch.randn(DISTILLED, EMBEDDING, generator=generator),
+        torch.ones(DISTILLED, dtype=torch.bool),
+    )
+    return Example(seed, image, Target(boxes, labels, masks), distilled)
+
+
+def _boxes(count: int, side: int, generator: torch.Generator) -> Tensor:
+    corner = torch.rand(count, 2, generator=generator) * side * 0.7
+    extent = side * (0.05 + 0.25 * torch.rand(count, 2, generator=generator))
+    return torch.cat([corner, corner + extent], 1)
+
+
+def _ours(
+    size: Size, examples: list[Example], device: torch.device, precision: str
+) -> Callable[[], object]:
+    architecture = replace(ARCHITECTURES["resnet50"], image_size=size.pixels, channels=size.width)
+    detector = Detector(architecture, SYSTEMS["vild-ensemble"], EMBEDDING).to(device).train()
+    recipe = replace(RECIPES["paper"], batch=size.batch, learning_rate=1e-4, precision=precision)
+    texts = normalize(torch.randn(size.classes, EMBEDDING), dim=-1).to(device)
+    is_base = torch.arange(size.classes, device=device) % 4 > 0
+    context = TrainingContext(texts, is_base, 0.01)
+    optimiser, processes = make_optimiser(detector, recipe), Processes(device)
+
+    def step() -> object:
+        return training_step(detector, examples, context, recipe, optimiser, (0, 0), processes)
+
+    return step
+
+
+def _torchvisions(
+    size: Size, examples: list[Example], device: torch.device, precision: str
+) -> Callable[[], object]:
+    model: Any = maskrcnn_resnet50_fpn_v2(
+        weights=None,
+        weights_backbone=None,
+        num_classes=size.classes + 1,
+        min_size=size.pixels,
+        max_size=size.pixels,
+    )
+    model = model.to(device).train()
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+
+    def step() -> object:
+        images = [example.image.to(device).float() / 255 for example in examples]
+        targets = [
+            {"boxes": t.boxes, "labels": t.labels + 1, "masks": t.masks.to(torch.uint8)}
+            for t in (example.target.to(device) for example in examples)
+        ]
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            losses = model(images, targets)
+        total = torch.stack(list(losses.values())).sum()
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        optimiser.step()
+        return total.item()
+
+    return step
+
+
+def _timed(step: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Seconds of a step, and the GPU memory at its peak in GiB (0 on CPU)."""
+    is_cuda = device.type == "cuda"
+    if is_cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    begin = time.perf_counter()
+    step()
+    if is_cuda:
+        torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() / 2**30 if is_cuda else 0.0
+    return time.perf_counter() - begin, peak
+
+
+def _show(
+    times: dict[str, list[float]],
+    peaks: dict[str, float],
+    given: argparse.Namespace,
+    device: torch.device,
+) -> None:
+    hardware = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
+    print(f"{date.today()}, {hardware or platform.machine()}, torch {torch.__version__}")
+    print(
+        f"{given.size}x{given.size}, batch {given.batch}, {given.precision}, "
+        f"{given.classes} classes, median of {given.steps} steps"
+    )
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    for name, seconds in medians.items():
+        rate = given.batch / seconds
+        print(f"{name:26} {seconds:8.3f} s  {rate:8.1f} images/s  {peaks[name]:6.1f} GiB")
+    ours, theirs = medians.values()
+    print(f"ratio {ours / theirs:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""Whole training runs, from files to labels, of every row of the systems table."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_clip import tiny_clip, tiny_config
+from tiny_detector import TINY, TRAINED
+from tiny_training import annotation, rewrite, write_images
+
+from vildcli import console
+from vildcli.checkpoint import load_model
+from vildcli.detector.architecture import ARCHITECTURES
+from vildcli.errors import VildError
+from vildcli.labelling.model import open_labelling_model
+from vildcli.labelling.options import LabellingOptions
+from vildcli.runs import read_run
+from vildcli.systems import SYSTEMS
+from vildcli.text.open_clip_models import save_open_clip
+from vildcli.training.session import TrainingOptions, train_system
+from vildcli.vocabulary.category import Category, Vocabulary
+
+NARROW = {
+    "small": replace(TINY, backbone="small"),
+    "resnet50": replace(TINY, backbone="resnet50"),
+}
+FRUIT = Vocabulary("fruit", (Category(7, "pear"), Category(3, "apple")))
+
+
+@pytest.fixture(autouse=True)
+def narrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backbones with narrow heads and small images, and no cache but this test's."""
+    monkeypatch.setenv("VILDCLI_CACHE", str(tmp_path / "cache"))
+    for name, architecture in NARROW.items():
+        monkeypatch.setitem(ARCHITECTURES, name, architecture)
+
+
+def save_clip(folder: Path, shift: float = 0.0) -> str:
+    model = tiny_clip(tiny_config())
+    for parameter in model.parameters():
+        parameter.data += shift
+    save_open_clip(folder, model, tiny_config())
+    return f"local-dir:{folder}"
+
+
+def save_glove(path: Path) -> str:
+    generator = torch.Generator().manual_seed(0)
+    words = ("apple", "pear", "plum", "kiwi")
+    lines = [
+        f"{w} {' '.join(map(str, torch.randn(50, generator=generator).tolist()))}" for w in words
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return f"glove:{path}"
+
+
+def options_of(folder: Path, system: str, **changes: Any) -> TrainingOptions:
+    """Two steps on the rectangles of `write_images`."""
+    data = folder / "data"
+    path = data / "train.json" if data.is_dir() else write_images(data)
+    clip = folder / "clip"
+    teacher = f"local-dir:{clip}" if clip.is_dir() else save_clip(clip)
+    if SYSTEMS[system].words == "glove":
+        changes = {"text_encoder": save_glove(folder / "glove.txt"), **changes}
+    small = {"steps": 2, "batch": 2, "regions": 16, "proposals": 24, "warmup_steps": 1}
+    overrides = {**small, **changes.pop("overrides", {})}
+    return TrainingOptions(
+        system, path, data, teacher, overrides=overrides, offline=True, device="cpu", **changes
+    )
+
+
+def train(options: TrainingOptions, out: Path) -> tuple[Path, list[str]]:
+    said: list[str] = []
+    model = train_system(options, out, force=False, progress=console.progress, say=said.append)
+    return model, said
+
+
+def refusal(options: TrainingOptions, out: Path) -> VildError:
+    with pytest.raises(VildError) as error:
+        train(options, out)
+    assert not (out / "metrics.jsonl").exists()
+    return error.value
+
+
+@pytest.mark.parametrize("backbone", NARROW)
+@pytest.mark.parametrize("system", TRAINED)
+def test_every_row__steps_saves_loads_and_detects(
+    system: str, backbone: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    model, _ = train(options_of(tmp_path, system, architecture=backbone), out)
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 1]
+    assert (out / "report.md").is_file()
+    card = load_model(model, torch.device("cpu")).card
+    assert (card.system, card.provenance["init"]) == (system, "scratch")
+    assert [c.name for c in card.base_categories] == ["apple", "pear"]
+    opened = open_labelling_model(FRUIT, LabellingOptions(model=str(out), device="cpu"))
+    image = torch.randint(0, 256, (3, 50, 60), dtype=torch.uint8)
+    [regions] = opened.detector.regions([image])
+    labels = opened.labeller.label(regions)
+    assert len(regions) > 0
+    assert set(labels.category_ids.tolist()) <= {7, 3}
+    assert labels.is_base.all()
+
+
+def test_distilling_rows_make_their_own_cache(tmp_path: Path) -> None:
+    options = options_of(tmp_path, "vild")
+    _, said = train(options, tmp_path / "run")
+    assert said[0] == (
+        "No --proposals: training vild-text on the base categories for its proposals."
+    )
+    assert read_run(tmp_path / "run" / "proposals", "training")["settings"]["system"] == "vild-text"
+    model = tmp_path / "run" / "proposals"
+    _, said = train(replace(options, init=str(model)), tmp_path / "from-model")
+    assert not any("--proposals" in line for line in said)  # the model's own
+    assert not (tmp_path / "from-model" / "proposals").exists()
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
+    options = options_of(tmp_path, "vild-text")
+    model, _ = train(options, tmp_path / "run")
+    before = model.stat().st_mtime_ns
+    assert train(options, tmp_path / "run")[0].stat().st_mtime_ns == before
+
+
+def test_closed_set__names_what_it_was_trained_on_alone(tmp_path: Path) -> None:
+    train(options_of(tmp_path, "supervised"), tmp_path / "base")
+    plum = Vocabulary("plum", (Category(1, "plum"), Category(2, "pear")))
+    with pytest.raises(VildError) as error:
+        open_labelling_model(plum, LabellingOptions(model=str(tmp_path / "base")))
+    assert str(error.value) == (
+        "A supervised model names only the 2 categories that it was trained on: not plum."
+    )
+    train(options_of(tmp_path, "supervised", base="all"), tmp_path / "all")
+    open_labelling_model(plum, LabellingOptions(model=str(tmp_path / "all")))
+    colours = replace(FRUIT, attributes={"colour": ("red",)})
+    with pytest.raises(VildError) as error:
+        open_labelling_model(colours, LabellingOptions(model=str(tmp_path / "all")))
+    assert str(error.value) == "A supervised model has no text space, so it takes no attributes."
+
+
+def test_repeat_factors__of_the_row(tmp_path: Path) -> None:
+    train(options_of(tmp_path, "supervised-rfs"), tmp_path / "run")
+    recipe = read_run(tmp_path / "run", "training")["settings"]["recipe"]
+    assert recipe["repeat_threshold"] == 1e-3
+    train(options_of(tmp_path, "supervised"), tmp_path / "plain")
+    assert (
+        read_run(tmp_path / "plain", "training")["settings"]["recipe"]["repeat_threshold"] is None
+    )
+
+
+def test_validation__is_measured_with_every_checkpoint(tmp_path: Path) -> None:
+    options = options_of(tmp_path, "vild-text", overrides={"checkpoint_every": 1})
+    options = replace(options, val=options.train, val_images=options.images)
+    train(options, tmp_path / "run")
+    rows = [json.loads(x) for x in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert set(rows[0]) == {"step", "AP", "base AP50", "novel AP50"}
+    assert (tmp_path / "run" / "ap.png").is_file()
+    assert "Last validation: AP " in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.mark.parametrize("system", ["vild-text-clip", "clip-on-crops"])
+def test_untrained_rows_are_refused(system: str, tmp_path: Path) -> None:
+    error = refusal(options_of(tmp_path, system), tmp_path / "run")
+    assert str(error) == f"{system} is not trained."
+
+
+def test_glove__needs_vectors_and_others_need_clip(tmp_path: Path) -> None:
+    error = refusal(
+        replace(options_of(tmp_path, "glove"), text_encoder=None, teacher="ViT-B-32:openai"),
+        tmp_path / "run",
+    )
+    assert str(error) == "glove is trained against glove embeddings, not ViT-B-32:openai."
+    assert error.hint == "Give --text-encoder glove:FILE."
+
+
+def test_teacher_of_another_cache_is_refused(tmp_path: Path) -> None:
+    options = options_of(tmp_path, "vild-image")
+    train(options, tmp_path / "run")
+    cache = tmp_path / "run" / "teacher-cache"
+    other = save_clip(tmp_path / "other", shift=0.1)
+    error = refusal(replace(options, teacher=other, teacher_cache=cache), tmp_path / "second")
+    assert str(error) == (
+        f"The teacher cache {cache} was filled by another teacher than --teacher."
+    )
+    error = refusal(replace(options, system="vild-text", teacher_cache=cache), tmp_path / "third")
+    assert str(error) == "vild-text distils nothing, so it takes no --teacher-cache."
+
+
+def test_init__of_another_shape_is_refused(tmp_path: Path) -> None:
+    train(options_of(tmp_path, "supervised"), tmp_path / "first")
+    error = refusal(
+        options_of(tmp_path, "vild-text", init=str(tmp_path / "first")), tmp_path / "run"
+    )
+    assert str(error) == (f"{tmp_path / 'first'} does not fit: 3 weights differ, first background.")
+
+
+def test_novel_nonsense_trains_the_same_model(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    options = options_of(tmp_path, "vild-ensemble")
+    first, _ = train(options, tmp_path / "first")
+
+    def nonsense(content: dict[str, Any]) -> None:
+        for row in content["annotations"]:
+            if row["category_id"] == 30:
+                row |= annotation(row["id"], row["image_id"], 30, [1, 2, -55, 0])
+
+    rewrite(options.train, nonsense)
+    second, _ = train(options, tmp_path / "second")
+    torch.set_num_threads(threads)
+    ours, theirs = (
+        load_model(m, torch.device("cpu")).detector.state_dict() for m in (first, second)
+    )
+    assert [k for k in ours if not torch.equal(ours[k], theirs[k])] == []
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_what_one_would(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    write_images(folder)
+    arguments = [
+        *("train", "--system", "vild-text", "--train", str(folder / "train.json")),
+        *("--images", str(folder), "--teacher", save_clip(tmp_path / "clip"), "--steps", "2"),
+        *("--batch", "4", "--frozen-norms", "all", "--device", "cpu", "--offline"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def losses(name: str, *starter: str) -> list[dict[str, float]]:
+        command = [sys.executable, *starter, "-m", "vildcli", *arguments, "--out", name]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    one = losses("one")
+    two = losses("two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    assert len(one) == 2
+    for ours, theirs in zip(one, two, strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-4)
