@@ -27,7 +27,7 @@ from vildcli.console import Advance
 from vildcli.data.images import DecodedImage, read_image
 from vildcli.data.lvis import AnnotatedImage
 from vildcli.errors import DataError
-from vildcli.runs import file_sha256, write_atomically
+from vildcli.runs import file_sha256, refuse_newer, write_atomically
 from vildcli.teacher.crops import ImageEncoder, embed_regions
 
 PART_IMAGES = 256
@@ -198,11 +198,7 @@ def _read_files(path: Path) -> list[tuple[str, str, int, int]]:
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[_FORMAT_NAME])
-        if about["format"] > PART_FORMAT:
-            raise DataError(
-                f"{path} has format {about['format']}; this vildcli reads up to {PART_FORMAT}.",
-                hint="Update vildcli.",
-            )
+        refuse_newer(path, about["format"], PART_FORMAT, DataError)
         return [(name, sha256, size, time) for name, sha256, size, time in about["files"]]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(

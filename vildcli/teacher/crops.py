@@ -14,12 +14,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import normalize
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
+from vildcli.teacher.resample import resample
+
 BATCH = 256  # crops an encoder call
+_LONG = 8  # times the input size, above which resizing all of a crop is a waste
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +76,52 @@ def scale_box(box: Sequence[float], factor: float, height: int, width: int) -> t
     return left, top, right, bottom
 
 
+def cut_crops(image: Tensor, boxes: Tensor, factor: float, recipe: CropRecipe) -> Tensor:
+    """Crops [R, 3, size, size] uint8 of an image [3, H, W] uint8, on the image's device.
+
+    Args:
+        boxes: [R, 4] original image frame.
+    """
+    if not len(boxes):
+        return image.new_zeros(0, 3, recipe.size, recipe.size)
+    if image.device.type == "cpu":  # one by one: its 8-bit kernels are faster than products
+        return torch.stack([cut_crop(image, box, factor, recipe) for box in boxes.tolist()])
+    windows = [scale_box(box, factor, *image.shape[-2:]) for box in boxes.tolist()]
+    return _resample(image, windows, recipe)
+
+
 def cut_crop(image: Tensor, box: Sequence[float], factor: float, recipe: CropRecipe) -> Tensor:
     """One crop [3, size, size] uint8 of an image [3, H, W] uint8."""
     left, top, right, bottom = scale_box(box, factor, *image.shape[-2:])
-    return fit_crop(image[:, top:bottom, left:right], recipe)
+    crop = image[:, top:bottom, left:right]
+    height, width = crop.shape[-2:]
+    fitted = fitted_size(height, width, recipe)
+    if max(fitted) > _LONG * recipe.size:  # a sliver: nearly all of it would be cut off again
+        return _resample(crop, [(0, 0, width, height)], recipe)[0]
+    crop = TF.resize(crop, list(fitted), interpolation=InterpolationMode.BICUBIC, antialias=True)
+    centre: Tensor = TF.center_crop(crop, [recipe.size, recipe.size])
+    return centre
 
 
-def fit_crop(crop: Tensor, recipe: CropRecipe) -> Tensor:
-    """Bring a crop [3, h, w] uint8 to [3, size, size] by the recipe's rule."""
+def fitted_size(height: int, width: int, recipe: CropRecipe) -> tuple[int, int]:
+    """Height and width that a crop is resized to; its centre, or all of it padded, is the input.
+
+    Rounded as torchvision does for `crop` and open_clip for `pad`.
+    """
     size = recipe.size
+    if recipe.fit == "squash":
+        return size, size
     if recipe.fit == "pad":
-        height, width = crop.shape[-2:]
-        side = max(height, width)
-        left, top = (side - width) // 2, (side - height) // 2
-        crop = F.pad(crop, (left, side - width - left, top, side - height - top))
-    target = [size, size] if recipe.fit != "crop" else [size]
-    crop = TF.resize(crop, target, interpolation=InterpolationMode.BICUBIC, antialias=True)
-    cropped: Tensor = TF.center_crop(crop, [size, size])
-    return cropped
+        ratio = max(height, width) / size
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
+    short, long = min(height, width), max(height, width)
+    stretched = int(size * long / short)
+    return (size, stretched) if height <= width else (stretched, size)
+
+
+def _resample(image: Tensor, windows: Sequence[tuple[int, ...]], recipe: CropRecipe) -> Tensor:
+    fitted = [fitted_size(y2 - y1, x2 - x1, recipe) for x1, y1, x2, y2 in windows]
+    return resample(image, windows, fitted, recipe.size)
 
 
 @torch.inference_mode()
@@ -108,24 +139,20 @@ def embed_regions(image: Tensor, boxes: Tensor, encoder: ImageEncoder) -> Tensor
     image = image.to(encoder.device)
     summed: Tensor | None = None
     for factor in recipe.factors:
-        crops = [cut_crop(image, box, factor, recipe) for box in boxes.tolist()]
-        embeddings = encode_crops(crops, encoder)
+        embeddings = encode_crops(cut_crops(image, boxes, factor, recipe), encoder)
         summed = embeddings if summed is None else summed + embeddings
     assert summed is not None, "a crop recipe has at least one factor"
-    return F.normalize(summed, dim=-1)
+    return normalize(summed, dim=-1)
 
 
 @torch.inference_mode()
-def encode_crops(crops: Sequence[Tensor], encoder: ImageEncoder) -> Tensor:
-    """Encode crops [3, size, size] uint8; returns [M, D] un-normalised float32 on the CPU."""
+def encode_crops(crops: Tensor, encoder: ImageEncoder) -> Tensor:
+    """Encode crops [M, 3, size, size] uint8; returns [M, D] un-normalised float32 on the CPU."""
     recipe = encoder.recipe
     mean = torch.tensor(recipe.mean, device=encoder.device).view(3, 1, 1)
     std = torch.tensor(recipe.std, device=encoder.device).view(3, 1, 1)
+    some = crops if len(crops) else crops.new_zeros(1, *crops.shape[1:])  # to know the width
     batches = [
-        encoder.encode((torch.stack(list(crops[i : i + BATCH])).float() / 255 - mean) / std)
-        for i in range(0, len(crops), BATCH)
+        encoder.encode((batch.float() / 255 - mean) / std) for batch in torch.split(some, BATCH)
     ]
-    if not batches:
-        none = torch.zeros(1, 3, recipe.size, recipe.size, device=encoder.device)
-        batches = [encoder.encode(none)[:0]]
-    return torch.cat(batches).float().cpu()
+    return torch.cat(batches)[: len(crops)].float().cpu()
