@@ -233,25 +233,35 @@ def test_crowds_and_images_without_objects(tmp_path: Path) -> None:
     assert len(data) == 4
 
 
-def test_objects__at_most_three_hundred_of_those_that_the_crop_leaves(tmp_path: Path) -> None:
+@pytest.fixture
+def filled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The annotations whose masks are decoded."""
+    calls: list[Any] = []
+    fill = training_set.annotation_mask
+    monkeypatch.setattr(
+        training_set, "annotation_mask", lambda a, *size: calls.append(a) or fill(a, *size)
+    )
+    return calls
+
+
+def test_objects__at_most_three_hundred_of_those_that_the_crop_leaves(
+    tmp_path: Path, filled: list[Any]
+) -> None:
     def change(content: dict[str, Any]) -> None:
         far = [annotation(i, 1, 10, [400, 0, 9, 9]) for i in range(100, 105)]
         near = [annotation(200 + i, 1, 20, [i % 7, 0, 30, 40]) for i in range(MAX_OBJECTS + 5)]
         content["annotations"] = far + near
 
-    target = tiny_set(rewrite(write_images(tmp_path), change))[0, 0].target
+    path = rewrite(write_images(tmp_path), change)
+    target = tiny_set(path)[0, 0].target
     assert target.labels.tolist() == [1] * MAX_OBJECTS
     assert target.masks.shape == (MAX_OBJECTS, 64, 64)
+    assert [a.id for a in filled] == list(range(200, 200 + MAX_OBJECTS))
+    pasted = augmented(path, copy_paste=True)
+    assert max(len(pasted[epoch, 0].target) for epoch in range(30)) == MAX_OBJECTS
 
 
-def test_objects__that_the_crop_takes_away_cost_no_mask(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    filled = []
-    fill = training_set.annotation_mask
-    monkeypatch.setattr(
-        training_set, "annotation_mask", lambda a, *size: filled.append(a) or fill(a, *size)
-    )
+def test_objects__that_the_crop_takes_away_cost_no_mask(tmp_path: Path, filled: list[Any]) -> None:
     data = augmented(write_images(tmp_path), size=32)
     counts = [len(data[epoch, 0].target) for epoch in range(20)]
     assert len(filled) == sum(counts) < 40
