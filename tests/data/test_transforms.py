@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vildcli.data.transforms import Jitter, draw_jitter, solid
+from vildcli.data.transforms import Jitter, MultiScale, Scaling, draw_jitter, solid
 
 RECTANGLE = torch.tensor([[20.0, 10, 60, 30]])
 
@@ -18,10 +18,10 @@ def drawn(height: int = 80, width: int = 100) -> Tensor:
 
 
 def jitter(
-    seed: int, source: tuple[int, int], *, size: int = 64, limits: tuple[float, float] = (0.3, 2.5)
+    seed: int, source: tuple[int, int], *, size: int = 64, scaling: Scaling = (0.3, 2.5)
 ) -> Jitter:
     generator = torch.Generator().manual_seed(seed)
-    return draw_jitter(source, size=size, limits=limits, generator=generator)
+    return draw_jitter(source, size=size, scaling=scaling, generator=generator)
 
 
 def extent(mask: Tensor) -> Tensor:
@@ -49,12 +49,24 @@ def test_jitter__moves_image_box_and_mask_together(seed: int) -> None:
 def test_jitter__flips_half_of_them_and_once() -> None:
     flipped = 0
     for seed in range(200):
-        move = jitter(seed, (80, 100), size=100, limits=(1, 1))
+        move = jitter(seed, (80, 100), size=100, scaling=(1, 1))
         box = move.boxes(RECTANGLE)[0].tolist()
         assert box in ([20, 10, 60, 30], [40, 10, 80, 30])
         assert torch.equal(extent(move.mask(drawn()[0] > 0)), torch.tensor(box))
         flipped += box[0] == 40
     assert 70 < flipped < 130
+
+
+def test_multi_scale__draws_the_short_side_and_limits_the_long_one() -> None:
+    scaling = MultiScale((640, 800), 1333)
+    photos = [jitter(seed, (480, 640), size=1344, scaling=scaling) for seed in range(100)]
+    shorts = [min(move.resized) for move in photos]
+    assert 640 <= min(shorts) < 660
+    assert 780 < max(shorts) <= 800
+    assert {(move.top, move.left) for move in photos} == {(0, 0)}  # never cropped
+    assert all(abs(move.resized[1] / move.resized[0] - 4 / 3) < 0.01 for move in photos)
+    panoramas = [jitter(seed, (100, 400), size=1344, scaling=scaling) for seed in range(20)]
+    assert {move.resized for move in panoramas} == {(333, 1333)}
 
 
 def test_jitter__no_scaling_leaves_the_pixels_and_pads_with_the_colour() -> None:
@@ -70,7 +82,7 @@ def test_jitter__no_scaling_leaves_the_pixels_and_pads_with_the_colour() -> None
 def test_jitter__scales_within_its_limits_and_keeps_the_aspect() -> None:
     scales = []
     for seed in range(200):
-        move = jitter(seed, (300, 400), size=1024, limits=(0.1, 2.0))
+        move = jitter(seed, (300, 400), size=1024, scaling=(0.1, 2.0))
         height, width = move.resized
         scales.append(width / 1024)
         assert abs(height - 0.75 * width) <= 1
@@ -100,14 +112,14 @@ def test_visible__is_the_share_of_the_area_that_is_left() -> None:
     flipped = Jitter((40, 40), True, (80, 80), 0, 0, 40)
     torch.testing.assert_close(flipped.visible(boxes), torch.tensor([0.25, 0.25, 1, 0]))
     for seed in range(50):
-        whole = jitter(seed, (40, 40), limits=(0.2, 1.0)).visible(boxes[:3])
+        whole = jitter(seed, (40, 40), scaling=(0.2, 1.0)).visible(boxes[:3])
         torch.testing.assert_close(whole, torch.ones(3))
         assert (whole <= 1).all()
 
 
 def test_jitter__what_is_cropped_away_has_no_area() -> None:
     corner = torch.tensor([[0.0, 0, 4, 4]])
-    moves = [jitter(seed, (64, 64), limits=(2.5, 2.5)) for seed in range(20)]
+    moves = [jitter(seed, (64, 64), scaling=(2.5, 2.5)) for seed in range(20)]
     lost = [move for move in moves if not solid(move.boxes(corner))[0]]
     assert len(lost) > 10
 

@@ -16,7 +16,7 @@ from vildcli.data.batches import ExampleKey, seeded_generator
 from vildcli.data.copy_paste import Views, copy_paste
 from vildcli.data.images import read_image
 from vildcli.data.lvis import AnnotatedImage, Annotation, AnnotationSet, annotation_mask
-from vildcli.data.transforms import Jitter, draw_jitter, solid
+from vildcli.data.transforms import Jitter, Scaling, draw_jitter, solid
 from vildcli.errors import DataError
 from vildcli.teacher.cache import TeacherCache
 from vildcli.types import Distillation, Target
@@ -47,7 +47,7 @@ class Augmentation:
 
     Attributes:
         size: canvas side in pixels.
-        limits: of the scale jitter, in shares of the canvas.
+        scaling: limits of the large-scale jitter in shares of the canvas, or multi-scale.
         fill: padding colour, 0-255.
         copy_paste: whether objects of another image are pasted.
         min_visible: share of a region's area that the crop must leave for it to be distilled. Its
@@ -55,7 +55,7 @@ class Augmentation:
     """
 
     size: int
-    limits: tuple[float, float]
+    scaling: Scaling
     fill: tuple[float, ...]
     copy_paste: bool = False
     min_visible: float = 0.0
@@ -123,7 +123,7 @@ class TrainingSet(Dataset[Example]):
         image = self._read(self.images[row])
         a = self.augmentation
         source = (image.shape[1], image.shape[2])
-        jitter = draw_jitter(source, size=a.size, limits=a.limits, generator=generator)
+        jitter = draw_jitter(source, size=a.size, scaling=a.scaling, generator=generator)
         objects = self._objects[row]
         boxes = torch.tensor([o.box for o in objects], dtype=torch.float32).reshape(-1, 4)
         boxes = jitter.boxes(boxes)

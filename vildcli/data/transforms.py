@@ -77,21 +77,41 @@ class Jitter:
         return F.crop(view, self.top, self.left, *self.content)
 
 
-def draw_jitter(
-    source: tuple[int, int], *, size: int, limits: tuple[float, float], generator: torch.Generator
-) -> Jitter:
-    """Draw a flip (one half) and a large-scale jitter onto a canvas of size x size.
+@dataclass(frozen=True, slots=True)
+class MultiScale:
+    """Multi-scale training instead of large-scale jitter: whole images, never cropped.
 
-    The image is scaled to fit s·size with s drawn from `limits`, cropped at random where it is
-    larger, padded at the bottom and right where it is smaller.
+    Attributes:
+        short_side: limits of the short side, pixels.
+        long_side: the long side is never longer.
+    """
+
+    short_side: tuple[int, int]
+    long_side: int
+
+
+Scaling = tuple[float, float] | MultiScale  # the limits of the jitter, in shares of the canvas
+
+
+def draw_jitter(
+    source: tuple[int, int], *, size: int, scaling: Scaling, generator: torch.Generator
+) -> Jitter:
+    """Draw a flip (one half) and a scale onto a canvas of size x size.
+
+    With large-scale jitter the image is scaled to fit s·size with s drawn from its limits. It is
+    cropped at random where it is larger than the canvas, padded at the bottom and right where it is
+    smaller.
 
     Args:
         source: height and width of the image.
     """
     flipped = torch.rand((), generator=generator).item() < 0.5
-    low, high = limits
+    low, high = scaling.short_side if isinstance(scaling, MultiScale) else scaling
     drawn = low + (high - low) * torch.rand((), generator=generator).item()
-    scale = drawn * size / max(source)
+    if isinstance(scaling, MultiScale):
+        scale = min(round(drawn) / min(source), scaling.long_side / max(source))
+    else:
+        scale = drawn * size / max(source)
     height, width = (max(1, round(side * scale)) for side in source)
     top = _offset(height - size, generator)
     left = _offset(width - size, generator)

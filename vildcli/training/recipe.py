@@ -21,6 +21,7 @@ class Recipe:
         weight_decay: on weights of convolutions and linear layers and the background embedding
             only.
         jitter: limits of the large-scale jitter, in shares of the canvas.
+        multi_scale: limits of the short side and of the long side, pixels, instead of the jitter.
         regions: sampled regions an image; proposals: kept for sampling.
         mask_regions: foreground regions an image that train the mask head.
         box_weight: weight of the two box losses.
@@ -45,6 +46,7 @@ class Recipe:
     weight_decay: float
     epochs: int | None = None
     jitter: tuple[float, float] = (0.1, 2.0)
+    multi_scale: tuple[int, int, int] | None = None
     regions: int = 512
     proposals: int = 1000
     mask_regions: int = 128
@@ -121,6 +123,7 @@ RECIPES: dict[str, Recipe] = {
         frozen_norms="backbone",
         synchronised_norms=True,
         repeat_threshold=REPEAT_THRESHOLD,
+        multi_scale=(640, 800, 1333),
     ),
     "one-gpu": Recipe(
         summary="meant for a day on one GPU: 90,000 steps of 16 images in bfloat16",

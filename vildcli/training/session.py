@@ -7,6 +7,7 @@ proposals, teacher ─▶ teacher cache ────────┘
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from vildcli.data.batches import BatchPlan, repeat_factors
 from vildcli.data.checks import check_training_data
 from vildcli.data.lvis import AnnotationSet, load_annotations
 from vildcli.data.training_set import Augmentation, TrainingSet
+from vildcli.data.transforms import MultiScale, Scaling
 from vildcli.detector.architecture import ARCHITECTURES, Architecture
 from vildcli.detector.detector import Detector, TrainingContext
 from vildcli.errors import ModelError
@@ -342,16 +344,22 @@ def _training_set(
     if cache is not None:
         teacher = TeacherCache(cache, annotations.images, options.images)
     fill = tuple(255 * value for value in architecture.pixel_mean)
+    size, scaling = _scaling(architecture, recipe)
     augmentation = Augmentation(
-        architecture.image_size,
-        recipe.jitter,
-        fill,
-        copy_paste=recipe.copy_paste,
-        min_visible=recipe.min_visible,
+        size, scaling, fill, copy_paste=recipe.copy_paste, min_visible=recipe.min_visible
     )
     return TrainingSet(
         annotations, options.images, words.columns, augmentation, seed=options.seed, teacher=teacher
     )
+
+
+def _scaling(architecture: Architecture, recipe: Recipe) -> tuple[int, Scaling]:
+    """Side of the training canvas, and how images are fitted into it."""
+    if recipe.multi_scale is None:
+        return architecture.image_size, recipe.jitter
+    shortest, longest, long_side = recipe.multi_scale
+    size = math.ceil(long_side / architecture.stride) * architecture.stride
+    return size, MultiScale((shortest, longest), long_side)
 
 
 def _write_model(
