@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +239,9 @@ def test_real_annotations__pass(tmp_path: Path, place: str) -> None:
     found, dropped = check_training_data(annotations, tmp_path, ids, drop_degenerate=False)
     assert dropped == 0
     assert sum(map(len, found.annotations.values())) > 900
+
+
+def test_checking_needs_no_torch() -> None:
+    modules = "vildcli.data.checks, vildcli.data.base_categories"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
