@@ -8,7 +8,7 @@ DEVELOPMENT := $(VENV)/.installed-development
 MONGO := .mongo/.fetched
 LIBRARIES := $(VENV)/.system-packages
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 # The small world end to end. Options of the command: make demo ARGS="--out runs/mine".
 demo: $(RUNTIME)
@@ -22,6 +22,10 @@ check: $(DEVELOPMENT)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# Pages that are made from the code.
+docs: $(RUNTIME)
+	$(VENV)/bin/python docs/build_systems.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -230,6 +230,11 @@ def _prepare(
         offline=options.offline,
     )
     recipe = recipe_of(options)
+    if recipe.frozen_norms != "none" and options.init == SCRATCH:
+        say(
+            f"Frozen norms ({recipe.frozen_norms}) keep the statistics that they start with, and "
+            "scratch has none: give --init imagenet, or --frozen-norms none."
+        )
     factors = _repeat_factors(annotations, words, recipe)
     epoch_images = sum(factors) if factors else len(annotations.images)
     return annotations, words, recipe.in_steps(epoch_images)
