@@ -12,9 +12,13 @@ from vildcli import weights
 from vildcli.checkpoint import load_model
 from vildcli.data.lvis import AnnotationSet, load_annotations
 from vildcli.errors import ModelError
+from vildcli.evaluation.leaks import doubts, leaks
+from vildcli.labelling.model import open_labelling_model
+from vildcli.labelling.options import LabellingOptions
 from vildcli.runs import file_sha256
 from vildcli.teacher.proposals import Proposals, open_proposals
 from vildcli.teacher.torchvision_proposals import TorchvisionProposer
+from vildcli.vocabulary.category import Category, Vocabulary
 
 CPU = torch.device("cpu")
 
@@ -40,9 +44,14 @@ def test_a_models_first_stage(student: Path, annotations: AnnotationSet) -> None
     assert found.shape == (7, 4)
     assert torch.equal(found, model.detector.proposals(noise(), count=7))
     assert proposals.identity == model.identity
-    assert proposals.provenance == (
-        f"The first stage of vild-text {model.identity}, trained on 2 base categories from scratch."
-    )
+    assert proposals.provenance == {
+        "model": model.identity,
+        "system": "vild-text",
+        "trained_on": ["apple", "pear"],
+        "init": "scratch",
+    }
+    assert leaks({"proposals": proposals.provenance}, "lvis") == []
+    assert doubts({"proposals": proposals.provenance}) == []
 
 
 def test_a_json_of_boxes(tmp_path: Path, annotations: AnnotationSet) -> None:
@@ -60,6 +69,7 @@ def test_a_json_of_boxes(tmp_path: Path, annotations: AnnotationSet) -> None:
     assert found.tolist() == [[4, 5, 18, 25], [50, 40, 60, 50], [0, 0, 10, 10]]
     assert proposals.identity == f"boxes {file_sha256(path)}"
     assert proposals.provenance == "The boxes of boxes.json; what made them is not known."
+    assert doubts({"proposals": proposals.provenance}) != []
 
 
 def test_nothing_there(tmp_path: Path, annotations: AnnotationSet) -> None:
@@ -106,4 +116,18 @@ def test_torchvisions_first_stage(
     distances = (found[:, None] - theirs * scale).abs().amax(2).min(1).values
     assert distances.max() < 1e-3
     assert proposals.identity == f"torchvision {path.name}"
-    assert "all 80 categories of COCO train2017" in proposals.provenance
+    assert "all 80 categories of COCO train2017" in str(proposals.provenance)
+    assert leaks({"proposals": proposals.provenance}, "coco-48-17") != []
+
+
+def test_labelling_takes_no_json_of_boxes(tmp_path: Path, clip: str) -> None:
+    options = LabellingOptions(
+        model="clip-on-crops", teacher=clip, proposals="boxes.json", offline=True, device="cpu"
+    )
+    with pytest.raises(ModelError) as error:
+        open_labelling_model(Vocabulary("fruit", (Category(1, "apple"),)), options)
+    assert str(error.value) == (
+        "boxes.json cannot give the boxes to label: a model is shown pixels, not the names that a "
+        "file's boxes are matched by."
+    )
+    assert error.value.hint == "Give --proposals torchvision, or a model."

@@ -54,7 +54,8 @@ def test_teach__what_it_was_given_is_written_down(
     taught(tmp_path / "out", options(data, clip, student))
     header = read_run(tmp_path / "out", "teacher")
     assert set(header["settings"]) == {"teacher", "crops", "proposals", "regions"}
-    assert header["arguments"]["provenance"].startswith("The first stage of vild-text ")
+    assert header["arguments"]["provenance"]["system"] == "vild-text"
+    assert header["arguments"]["provenance"]["init"] == "scratch"
     assert header["arguments"]["proposals"] == str(student)
 
 

@@ -6,9 +6,10 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,12 +34,12 @@ class Proposals:
         propose: image and its pixels [3, H, W] uint8 to boxes [R, 4], original image frame, best
             first.
         identity: what decides the boxes; part of a cache's settings.
-        provenance: what the source has seen, as far as it is known; one sentence.
+        provenance: what the source has seen: one sentence, or what a model file says of itself.
     """
 
     propose: Callable[[AnnotatedImage, Tensor], Tensor]
     identity: str
-    provenance: str
+    provenance: str | Mapping[str, Any]
 
 
 def is_box_file(reference: str) -> bool:
@@ -73,8 +74,12 @@ def open_proposals(
     return Proposals(
         lambda image, pixels: model.detector.proposals(pixels, count=count),
         model.identity,
-        f"The first stage of {card.system} {model.identity}, trained on "
-        f"{len(card.base_categories)} base categories from {card.provenance.get('init')}.",
+        {
+            "model": model.identity,
+            "system": card.system,
+            "trained_on": [category.name for category in card.base_categories],
+            **card.provenance,
+        },
     )
 
 
