@@ -94,18 +94,23 @@ def find_model(reference: str | Path) -> Path:
     if not path.is_file():
         raise ModelError(
             f"There is no model at {reference}.",
-            hint="Give a .safetensors file or the folder of a finished training run.",
+            hint="Give a .safetensors file, the folder of a finished training run, or weights of "
+            "DetPro's.",
         )
     return path
 
 
 def load_model(reference: str | Path, device: torch.device) -> Model:
-    """Read a model file written by `save_model`.
+    """Read a model file written by `save_model`, or weights that DetPro's authors released.
 
     Raises:
         ModelError: not a model file, of a newer format, or its weights do not fit its card.
     """
+    from vildcli.detpro import is_detpro, load_detpro  # which makes such a model
+
     path = find_model(reference)
+    if is_detpro(path):
+        return load_detpro(path, device)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -131,7 +136,7 @@ def load_model(reference: str | Path, device: torch.device) -> Model:
         card,
         detector.eval().to(device),
         _of_part(tensors, "text."),
-        _identity(tensors, card),
+        model_identity(tensors, card),
     )
 
 
@@ -157,7 +162,7 @@ def _read_card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
         ) from error
 
 
-def _identity(tensors: Mapping[str, Tensor], card: ModelCard) -> str:
+def model_identity(tensors: Mapping[str, Tensor], card: ModelCard) -> str:
     """Hash of the weights and of what decides scores; the same for a copy or a renamed file."""
     digest = hashlib.sha256(json.dumps(card.as_dict(), sort_keys=True).encode())
     for key in sorted(tensors):

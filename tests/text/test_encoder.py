@@ -150,6 +150,12 @@ def test_other_public_weights_than_then_are_refused(monkeypatch):
     )
 
 
+def test_public_weights_are_taken_where_a_model_does_not_say_which(monkeypatch):
+    encoder = make_encoder()
+    monkeypatch.setattr(encoder_module, "load_text_encoder", lambda reference, offline: encoder)
+    assert text_encoder_from_state({"reference": "ViT-B-32:openai"}, {}) is encoder
+
+
 def test_a_damaged_tower_is_refused():
     config, tensors = text_tower_state(make_encoder())
     del tensors["ln_final.weight"]

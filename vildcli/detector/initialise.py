@@ -93,7 +93,7 @@ def name_misfits(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
         if name in found and found[name].shape != own[name].shape
     ]
     said = [("missing", missing), ("of another shape", shaped)]
-    return "; ".join(f"{len(names)} {what}: {_first(names)}" for what, names in said if names)
+    return "; ".join(f"{len(names)} {what}: {first_few(names)}" for what, names in said if names)
 
 
 def _load_body(
@@ -127,6 +127,7 @@ def _pyramid_name(key: str) -> str:
     return f"backbone.{part}.{int(match[2]) + 2}.{match[3]}"
 
 
-def _first(names: list[str]) -> str:
+def first_few(names: list[str]) -> str:
+    """Five names, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

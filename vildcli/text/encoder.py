@@ -202,6 +202,9 @@ def text_encoder_from_state(
 ) -> OpenClipTextEncoder | GloveTextEncoder:
     """Rebuild an encoder from what `text_tower_state` gave.
 
+    A public reference without an identity is of a model that does not say which weights of it it
+    was made with: any are taken.
+
     Raises:
         ModelError: public weights that are missing or others than then, or tensors that do not fit.
     """
@@ -209,7 +212,7 @@ def text_encoder_from_state(
         return glove_from_state(config, tensors)
     if reference := config.get("reference"):
         encoder = load_text_encoder(reference, offline=offline)
-        if encoder.identity != config["identity"]:
+        if encoder.identity != config.get("identity", encoder.identity):
             raise ModelError(
                 f"The weights of {reference} here are not those that the model was made with.",
                 hint="Delete them and run 'vildcli fetch'.",
