@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -251,3 +252,16 @@ def test_resnet50__published_sizes() -> None:
     assert (norm.eps, norm.momentum) == (1e-4, 0.003)
     largest = torch.tensor([[0.0, 0, 1000, 1000]])
     assert region_levels(largest, detector.architecture).tolist() == [6]  # P6 is pooled too
+
+
+def test_detpros_architecture__trains_and_finds_regions() -> None:
+    torch.manual_seed(0)
+    architecture = replace(ARCHITECTURES["detpro"], channels=8, fc_width=16, box_convs=1)
+    detector = Detector(architecture, SYSTEMS["vild-ensemble"], WIDTH).train()
+    losses = losses_of(detector, distillation=[tiny_distillation()] * 2)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    torch.stack(list(losses.values())).sum().backward()
+    assert not [name for name, p in detector.named_parameters() if p.grad is None]
+    [regions] = detector.eval().regions([torch.zeros(3, 30, 200, dtype=torch.uint8)], count=5)
+    assert len(regions) == 5
+    assert regions.boxes[:, 2].max() <= 200
