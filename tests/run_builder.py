@@ -167,7 +167,7 @@ def _labels(image_id: int, image: DrawnImage) -> list[dict[str, Any]]:
             "text_score": label.score / 2,
             "image_score": None,
             "attributes": [
-                {"set": kind, "name": name, "score": score}
+                {"set": kind, "name": name, "score": score, "joint": label.score * score}
                 for kind, name, score in label.attributes
             ],
         }

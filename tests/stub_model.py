@@ -34,6 +34,8 @@ class StubDetector:
 class StubLabeller:
     """Names regions 0 and 2 by the sign of their first number."""
 
+    unread: ClassVar[dict[str, tuple[str, ...]]] = {}
+
     def __init__(self, categories: int = 2) -> None:
         self._categories = categories
 

@@ -67,6 +67,27 @@ class Regions:
 
 
 @dataclass(frozen=True, slots=True)
+class AttributeLabels:
+    """The best value of one attribute set for each label of an image.
+
+    Attributes:
+        set: name of the set, such as colour.
+        names: K values, such as red.
+        scores: [K] Pr(a | e) in 0-1: the value's share of its set alone, float32.
+        joint_scores: [K] Pr(v, a | e) = Pr(v | e) · Pr(a | e), with the label's score, float32.
+    """
+
+    set: str
+    names: tuple[str, ...]
+    scores: Tensor
+    joint_scores: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("scores", "joint_scores"):
+            _expect(name, getattr(self, name), (len(self.names),))
+
+
+@dataclass(frozen=True, slots=True)
 class RegionLabels:
     """Names given to the regions of one image, best first.
 
@@ -77,6 +98,7 @@ class RegionLabels:
         scores: [K] fused, in 0-1, float32, descending.
         text_scores: [K] the text side's factor in 0-1, or None where there is no text side.
         image_scores: [K] the image side's factor in 0-1, or None where there is no image side.
+        attributes: one entry an attribute set; they neither rank nor suppress.
     """
 
     regions: Tensor
@@ -85,12 +107,15 @@ class RegionLabels:
     scores: Tensor
     text_scores: Tensor | None = None
     image_scores: Tensor | None = None
+    attributes: tuple[AttributeLabels, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("category_ids", "is_base", "scores", "text_scores", "image_scores"):
             value = getattr(self, name)
             if value is not None:
                 _expect(name, value, (len(self.regions),))
+        for attribute in self.attributes:
+            _expect(attribute.set, attribute.scores, (len(self.regions),))
 
     def __len__(self) -> int:
         return len(self.regions)

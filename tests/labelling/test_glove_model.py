@@ -153,6 +153,21 @@ def test_detect_and_relabel(
     assert labels(second) == labels(third) != labels(first)
 
 
+def test_names_read_in_part_are_warned_of(
+    model: Path, photos: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_file(cache)
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    words = ["--classes", "glassy pear, apple", "--offline", "--out"]
+    detect = ["detect", str(photos), "--model", str(model), "--keep-regions", "--device", "cpu"]
+    for command in ([*detect, *words, first], ["relabel", first, *words, second]):
+        assert run(command) == 0
+        assert (
+            "Warning: Words without a vector were left out: glassy of 'glassy pear'.\n"
+            in capsys.readouterr().err
+        )
+
+
 def test_a_bank_made_where_the_file_is_serves_where_it_is_not(
     model: Path, photos: Path, tmp_path: Path, cache: Path
 ) -> None:

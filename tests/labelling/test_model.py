@@ -11,11 +11,10 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_clip import tiny_clip, tiny_config
-from tiny_detector import BASE, tiny_card, tiny_detector
+from tiny_detector import BASE
+from tiny_student import save_clip, save_student
 
 from vildcli import weights
-from vildcli.checkpoint import save_model
 from vildcli.cli import run
 from vildcli.errors import ModelError, RunError, VildError
 from vildcli.labelling.head import read_head
@@ -27,8 +26,7 @@ from vildcli.labelling.relabel import relabel_run
 from vildcli.labelling.words import open_stored_labeller
 from vildcli.runs import read_run
 from vildcli.text.bank import embed_vocabulary, save_text_bank
-from vildcli.text.encoder import load_text_encoder, text_encoder_of, text_tower_state
-from vildcli.text.open_clip_models import load_open_clip, save_open_clip
+from vildcli.text.encoder import load_text_encoder
 from vildcli.text.templates import load_prompts
 from vildcli.types import Regions
 from vildcli.vocabulary.category import Category, Vocabulary
@@ -46,22 +44,6 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def clip(tmp_path: Path) -> str:
     """Reference of a tiny CLIP with random weights."""
     return save_clip(tmp_path / "clip")
-
-
-def save_clip(folder: Path, shift: float = 0.0) -> str:
-    model = tiny_clip(tiny_config())
-    assert isinstance(model.logit_scale, torch.nn.Parameter)
-    model.logit_scale.data.fill_(2.3 + shift)
-    save_open_clip(folder, model, tiny_config())
-    return f"local-dir:{folder}"
-
-
-def save_student(path: Path, clip: str, system: str = "vild-ensemble") -> Path:
-    encoder = text_encoder_of(load_open_clip(clip, offline=True))
-    config, tower = text_tower_state(encoder)
-    card = tiny_card(system, text_encoder=config, temperature=encoder.temperature)
-    save_model(path, tiny_detector(system), tower, card)
-    return path
 
 
 @pytest.fixture

@@ -35,7 +35,14 @@ DEFAULT_REGIONS = 300
 
 _MODEL_CHOICES = ("model", "teacher", "proposals", "regions", "fusion", "device", "offline")
 _GROUPS = {
-    "What to look for": ("vocab", "classes", "prompts", "context", "text_bank"),
+    "What to look for": (
+        "vocab",
+        "classes",
+        "prompts",
+        "attribute_prompts",
+        "context",
+        "text_bank",
+    ),
     "Model": _MODEL_CHOICES,
     "Which labels are kept": ("floor", "conf", "max_det", "nms"),
     "Run": ("out", "keep_regions", "add_new", "limit", "shard", "force", "batch", "workers"),
@@ -110,7 +117,13 @@ _model_options = _options(
     click.option(
         "--prompts",
         metavar="P",
-        help="Sentences: vild-63, clip-80, single, or a file.  [default: the model's]",
+        help="Sentences: vild-63, clip-80, detpro-74, single, bare, or a file."
+        "  [default: the model's]",
+    ),
+    click.option(
+        "--attribute-prompts",
+        metavar="P",
+        help="Sentences for attributes.  [default: attributes; bare where the model's are]",
     ),
     click.option(
         "--context",
@@ -211,6 +224,7 @@ def command(
     SOURCE is a folder, an image file or a glob. A run that was interrupted continues when the same
     command is given again; one that is complete says so.
     """
+    from vildcli.commands.embed import warn_of_unread
     from vildcli.labelling.run import check_out
     from vildcli.labelling.sources import find_images
 
@@ -224,6 +238,7 @@ def command(
         _show_plan(found, choices)
         return 0
     model = _open_model(vocabulary, choices)
+    warn_of_unread(model.labeller.unread)
     run = _open_run(out, found, vocabulary, model, choices)
     _show_opened(run, choices["shard"], model.seconds_per_image)
     summary, seconds = _label(run, model, found.skipped.total(), choices)
@@ -245,7 +260,8 @@ def _open_model(vocabulary: Vocabulary, choices: dict[str, Any]) -> Any:
     from vildcli.labelling.model import open_labelling_model
     from vildcli.labelling.options import LabellingOptions
 
-    names = (*_MODEL_CHOICES, "floor", "max_det", "nms", "prompts", "context", "text_bank")
+    words = ("prompts", "attribute_prompts", "context", "text_bank")
+    names = (*_MODEL_CHOICES, *words, "floor", "max_det", "nms")
     options = LabellingOptions(**{name: choices[name] for name in names})
     return open_labelling_model(vocabulary, options)
 

@@ -58,12 +58,15 @@ def command(
     with progress("Embedding names", None) as advance:
         bank = embed_vocabulary(vocabulary, encoder, templates, advance=advance)
     save_text_bank(bank, out)
-    if unread := unread_words(encoder, vocabulary.categories):
-        warn(f"Words without a vector were left out: {_listed(unread)}.")
+    warn_of_unread(unread_words(encoder, vocabulary.categories))
     say(f"{len(bank.names)} names x {encoder.width} → {out}")
 
 
-def _listed(unread: Mapping[str, Sequence[str]]) -> str:
+def warn_of_unread(unread: Mapping[str, Sequence[str]]) -> None:
+    """Name the words that an encoder left out of names, where it did."""
+    if not unread:
+        return
     shown = [f"{', '.join(words)} of '{name}'" for name, words in unread.items()]
     more = len(shown) - NAMES_SHOWN
-    return "; ".join(shown[:NAMES_SHOWN]) + (f"; and of {more} more names" if more > 0 else "")
+    rest = f"; and of {more} more names" if more > 0 else ""
+    warn(f"Words without a vector were left out: {'; '.join(shown[:NAMES_SHOWN])}{rest}.")

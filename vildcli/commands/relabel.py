@@ -29,6 +29,9 @@ _FRACTION = click.FloatRange(0, 1)
 )
 @click.option("--prompts", metavar="P", help="Sentences.  [default: the run's]")
 @click.option(
+    "--attribute-prompts", metavar="P", help="Sentences for attributes.  [default: the run's]"
+)
+@click.option(
     "--context",
     metavar="C",
     help="none, a vocabulary, a file.  [default: the model's base categories]",
@@ -69,12 +72,14 @@ def command(
 ) -> None:
     """Label the regions that RUN stored (detect --keep-regions): no image, no detector."""
     from vildcli.commands.detect import chosen_vocabulary
+    from vildcli.commands.embed import warn_of_unread
     from vildcli.labelling.options import LabellingOptions
     from vildcli.labelling.relabel import relabel_run
     from vildcli.labelling.words import open_stored_labeller
 
     vocabulary = chosen_vocabulary(vocab, classes)
     labeller, settings = open_stored_labeller(run, vocabulary, LabellingOptions(**options))  # type: ignore[arg-type]
+    warn_of_unread(labeller.unread)
     with console.progress("Relabelling", None) as advance:
         summary = relabel_run(
             run,

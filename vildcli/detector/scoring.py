@@ -87,6 +87,34 @@ def score_regions(
     return Scores(fuse(text, image, is_base, head.fusion), text, image)
 
 
+def free_side(
+    text_side: Tensor | None, image_side: Tensor | None, head: ScoringHead
+) -> tuple[Tensor, float]:
+    """The side that words other than categories are compared with, [R, D], and its τ.
+
+    The image side where there is one: the text side was trained to tell categories apart and has
+    no reason to keep what their objects' colours are.
+    """
+    if image_side is not None:
+        return image_side, head.image_temperature
+    assert text_side is not None, "neither side is there"
+    return text_side, head.temperature
+
+
+def attribute_scores(side: Tensor, values: Tensor, temperature: float) -> Tensor:
+    """Pr(a | e) of one attribute set, [R, A]: a softmax over its values alone, no background.
+
+    With `score_regions` it gives Pr(v, a | e) = Pr(v | e) · Pr(a | e), ViLD's expansion of a
+    vocabulary, for C + A text embeddings and scores where C · A names would be needed.
+
+    Args:
+        side: [R, D] unit norm, of `free_side`.
+        values: [A, D] unit norm.
+        temperature: τ of that side.
+    """
+    return (side.float() @ values.T / temperature).softmax(-1)
+
+
 def _text_logits(text_side: Tensor, text_embeddings: Tensor, head: ScoringHead) -> Tensor:
     """[R, 1 + C], background first."""
     assert head.background is not None, "a text side is scored with background"

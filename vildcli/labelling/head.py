@@ -31,6 +31,7 @@ class StoredHead:
         text_encoder: identity of the encoder, or of the closed set; another one's embeddings live
             in another space.
         prompts: None in a closed set.
+        attribute_prompts: what attributes are put into; None in a closed set.
         reference: the model file or open_clip reference that the encoder was loaded from.
     """
 
@@ -39,6 +40,7 @@ class StoredHead:
     prompts: Prompts | None
     base: tuple[Category, ...]
     reference: str
+    attribute_prompts: Prompts | None = None
 
 
 def write_head(run: Path, stored: StoredHead) -> None:
@@ -49,6 +51,7 @@ def write_head(run: Path, stored: StoredHead) -> None:
         "fusion": asdict(head.fusion),
         "text_encoder": stored.text_encoder,
         "prompts": stored.prompts and asdict(stored.prompts),
+        "attribute_prompts": stored.attribute_prompts and asdict(stored.attribute_prompts),
         "base": [asdict(category) for category in stored.base],
         "reference": stored.reference,
     }
@@ -77,6 +80,8 @@ def read_head(run: Path) -> StoredHead:
         raise RunError(f"{path} is damaged: {error}.", hint="Run detect again.") from error
     refuse_newer(path, int(metadata.get("format", "0")), HEAD_FORMAT, RunError)
     values = json.loads(metadata["head"])
+    said = (values["prompts"], values.get("attribute_prompts"))  # older heads lack the second
+    prompts, attribute_prompts = (one and prompts_from_dict(one) for one in said)
     return StoredHead(
         ScoringHead(
             tensors.get("background"),
@@ -85,7 +90,8 @@ def read_head(run: Path) -> StoredHead:
             Fusion(**values["fusion"]),
         ),
         values["text_encoder"],
-        values["prompts"] and prompts_from_dict(values["prompts"]),
+        prompts,
         tuple(category_from_dict(category) for category in values["base"]),
         values["reference"],
+        attribute_prompts,
     )

@@ -340,13 +340,24 @@ def label_rows(image_id: int, labels: RegionLabels) -> Iterator[dict[str, Any]]:
         "image_score": labels.image_scores,
     }
     values = {k: v.tolist() if v is not None else [None] * len(labels) for k, v in columns.items()}
+    attributes = _attribute_rows(labels)
     for place, row in enumerate(zip(*values.values(), strict=True)):
         yield {
             "image_id": image_id,
             "label": place,
             **dict(zip(values, row, strict=True)),
-            "attributes": [],
+            "attributes": attributes[place],
         }
+
+
+def _attribute_rows(labels: RegionLabels) -> list[list[dict[str, Any]]]:
+    """For each label one entry an attribute set."""
+    rows: list[list[dict[str, Any]]] = [[] for _ in range(len(labels))]
+    for found in labels.attributes:
+        numbers = zip(found.names, found.scores.tolist(), found.joint_scores.tolist(), strict=True)
+        for row, (name, score, joint) in zip(rows, numbers, strict=True):
+            row.append({"set": found.set, "name": name, "score": score, "joint": joint})
+    return rows
 
 
 def _commit(run: Path, unit: int, rows: _UnitRows) -> None:

@@ -28,6 +28,7 @@ from vildcli.labelling.options import CLIP_ON_CROPS, DEFAULT_TEACHER, LabellingO
 from vildcli.labelling.words import (
     ClosedSet,
     Words,
+    attribute_prompts,
     closed_set_of,
     make_labeller,
     model_encoder,
@@ -136,8 +137,14 @@ def _stored_head(head: ScoringHead, parts: _Parts, options: LabellingOptions) ->
     words = parts.words
     if isinstance(words, ClosedSet):
         return StoredHead(head, words.identity, None, parts.base, text_reference(options))
-    encoder = words.encoder.identity
-    return StoredHead(head, encoder, words.prompts, parts.base, text_reference(options))
+    return StoredHead(
+        head,
+        words.encoder.identity,
+        words.prompts,
+        parts.base,
+        text_reference(options),
+        words.attribute_prompts,
+    )
 
 
 def _clip_on_crops(options: LabellingOptions, device: torch.device) -> _Parts:
@@ -146,14 +153,16 @@ def _clip_on_crops(options: LabellingOptions, device: torch.device) -> _Parts:
     propose, proposals, provenance = _proposer(options, device)
     system = find_system(CLIP_ON_CROPS)
     detector = _crop_detector(clip, propose, device, system, _region_count(options))
+    prompts = load_prompts(options.prompts or DEFAULT_PROMPTS)
     return _Parts(
         system=system,
         detector=detector,
         words=Words(
             text_encoder_of(clip),
-            load_prompts(options.prompts or DEFAULT_PROMPTS),
+            prompts,
             (),
             usual_context(()),
+            attribute_prompts(prompts, options.attribute_prompts),
         ),
         head=ScoringHead(None, clip.temperature, clip.temperature, Fusion("image")),
         base=(),
@@ -199,7 +208,13 @@ def _open_words(model: Model, options: LabellingOptions) -> Words:
     card = model.card
     prompts = load_prompts(options.prompts) if options.prompts else prompts_from_dict(card.prompts)
     base = card.base_categories
-    return Words(model_encoder(model, options.offline), prompts, base, usual_context(base))
+    return Words(
+        model_encoder(model, options.offline),
+        prompts,
+        base,
+        usual_context(base),
+        attribute_prompts(prompts, options.attribute_prompts),
+    )
 
 
 def _with_teacher(system: System) -> System:

@@ -21,6 +21,7 @@ class LabellingOptions:
         teacher: open_clip reference; with a vild-text model it makes vild-text-clip.
         proposals: `torchvision`, or a model whose regions clip-on-crops takes.
         regions: taken from an image, by objectness, before any labelling.
+        attribute_prompts: sentences that attributes are put into.
         context: `none`, or a vocabulary to score against beside the user's.
         text_bank: ready embeddings of the vocabulary.
         fusion: `uniform:W` weighs the text side by W for every category.
@@ -31,6 +32,7 @@ class LabellingOptions:
     proposals: str = "torchvision"
     regions: int | None = None
     prompts: str | None = None
+    attribute_prompts: str | None = None
     context: str | None = None
     text_bank: Path | None = None
     fusion: str | None = None

@@ -71,7 +71,12 @@ SCHEMAS: dict[str, pa.Schema] = {
                 "attributes",
                 pa.list_(
                     pa.struct(
-                        [("set", pa.string()), ("name", pa.string()), ("score", pa.float32())]
+                        [
+                            ("set", pa.string()),
+                            ("name", pa.string()),
+                            ("score", pa.float32()),
+                            ("joint", pa.float32()),
+                        ]
                     )
                 ),
             ),
@@ -105,9 +110,12 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class AttributeScore:
+    """The best value of one attribute set. `joint` is the label's score times this one, 0-1."""
+
     set: str
     name: str
     score: float
+    joint: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from vildcli.checkpoint import Model, load_model
 from vildcli.detector.scoring import Fusion, ScoringHead
 from vildcli.errors import ModelError
 from vildcli.labelling.head import read_head
-from vildcli.labelling.labeller import VocabularyLabeller
+from vildcli.labelling.labeller import AttributeSet, VocabularyLabeller
 from vildcli.labelling.options import CLIP_ON_CROPS, DEFAULT_TEACHER, LabellingOptions
 from vildcli.runs import file_sha256
 from vildcli.text.bank import BARE_SUFFIXES, TextBank, embed_categories, load_text_bank
@@ -30,7 +32,9 @@ from vildcli.text.encoder import (
     load_text_encoder,
     refuse_sentences,
     text_encoder_from_state,
+    unread_words,
 )
+from vildcli.text.glove import BARE_NAME
 from vildcli.text.open_clip_models import absolute_reference
 from vildcli.text.templates import Prompts, load_prompts
 from vildcli.vocabulary.category import Category, Vocabulary
@@ -38,6 +42,7 @@ from vildcli.vocabulary.files import load_vocabulary
 from vildcli.vocabulary.groups import category_groups
 from vildcli.vocabulary.names import same_things
 
+ATTRIBUTE_PROMPTS = "attributes"
 DEFAULT_CONTEXT = "lvis-v1"  # of clip-on-crops, which has no base categories of its own
 _OF_MODEL = "model:"  # a head's reference to a model file, not to an open_clip model
 
@@ -50,6 +55,7 @@ class Words:
     prompts: Prompts
     base: tuple[Category, ...]
     default_context: Vocabulary | None
+    attribute_prompts: Prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +106,22 @@ def open_stored_labeller(
         return make_labeller(vocabulary, reader, head, options)
     prompts = load_prompts(options.prompts) if options.prompts else stored.prompts
     assert prompts is not None, "a text encoder is used with prompts"
-    words = Words(reader, prompts, stored.base, usual_context(stored.base))
+    if options.attribute_prompts or stored.attribute_prompts is None:
+        of_attributes = attribute_prompts(prompts, options.attribute_prompts)
+    else:
+        of_attributes = stored.attribute_prompts
+    words = Words(reader, prompts, stored.base, usual_context(stored.base), of_attributes)
     return make_labeller(vocabulary, words, head, options)
+
+
+def attribute_prompts(prompts: Prompts, chosen: str | None) -> Prompts:
+    """The sentences for attributes: the chosen ones, else the shipped ones for adjectives.
+
+    A model that is given bare names, as GloVe's is, is given bare attributes.
+    """
+    if chosen is None and prompts.fingerprint == BARE_NAME.fingerprint:
+        return prompts
+    return load_prompts(chosen or ATTRIBUTE_PROMPTS)
 
 
 def usual_context(base: tuple[Category, ...]) -> Vocabulary:
@@ -120,10 +140,16 @@ def make_labeller(
     options: LabellingOptions,
 ) -> tuple[VocabularyLabeller, dict[str, Any]]:
     """The labeller of a vocabulary, and what of the words decides a label."""
+    attributes: tuple[AttributeSet, ...] = ()
+    unread: dict[str, tuple[str, ...]] = {}
     if isinstance(words, ClosedSet):
         bank, said = _closed_bank(vocabulary, words, options)
     else:
         bank, said = _open_bank(vocabulary, words, options)
+        unread = _unread(vocabulary, words, options)
+        if vocabulary.attributes:
+            attributes = _embed_attributes(vocabulary, words)
+            said["attribute_prompts"] = words.attribute_prompts.fingerprint
     groups = None
     if options.nms == "group":
         groups = torch.tensor(category_groups(vocabulary.categories, vocabulary.parents))
@@ -134,7 +160,32 @@ def make_labeller(
         "max_det": options.max_det,
         "nms": options.nms,
     }
-    return VocabularyLabeller(bank, head, options.policy, groups), said
+    return VocabularyLabeller(bank, head, options.policy, groups, attributes, unread), said
+
+
+def _embed_attributes(vocabulary: Vocabulary, words: Words) -> tuple[AttributeSet, ...]:
+    refuse_sentences(words.encoder, words.attribute_prompts)
+    return tuple(
+        AttributeSet(
+            name,
+            values,
+            embed_categories(_as_categories(values), words.encoder, words.attribute_prompts),
+        )
+        for name, values in vocabulary.attributes.items()
+    )
+
+
+def _unread(
+    vocabulary: Vocabulary, words: Words, options: LabellingOptions
+) -> dict[str, tuple[str, ...]]:
+    values = itertools.chain.from_iterable(vocabulary.attributes.values())
+    named = () if options.text_bank else vocabulary.categories
+    return unread_words(words.encoder, (*named, *_as_categories(values)))
+
+
+def _as_categories(names: Iterable[str]) -> tuple[Category, ...]:
+    """Words to embed that are no names of categories."""
+    return tuple(Category(0, name) for name in names)
 
 
 def _open_bank(
