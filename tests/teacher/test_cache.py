@@ -207,6 +207,24 @@ def test_unchanged_files_are_not_read(
     assert hashed == [photos / "4.png"]
 
 
+def test_only_files_of_a_known_size_are_hashed(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a fill of a million images would read them all before it goes on."""
+    fill(tmp_path, photos, [3, 1])
+    (photos / "4.png").write_bytes((photos / "4.png").read_bytes() + b"longer than any other")
+    hashed: list[Path] = []
+    monkeypatch.setattr(cache, "file_sha256", lambda path: hashed.append(path) or "none")
+    fill(tmp_path, photos, [3, 1, 4])
+    assert hashed == []
+
+
+def test_proposals_may_share_memory(tmp_path: Path, photos: Path) -> None:
+    fill(tmp_path, photos, propose=lambda image, pixels: BOXES)
+    filled = TeacherCache(tmp_path, images_of(), photos)
+    assert all(torch.equal(filled[i][0], BOXES) for i in IDS)
+
+
 def test_further_images_are_further_parts(tmp_path: Path, photos: Path) -> None:
     assert fill(tmp_path, photos, [3, 1, 4]) == [3, 1, 4]
     before = parts(tmp_path)
