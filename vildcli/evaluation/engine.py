@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vildcli.evaluation.predictions import IouType, Predictions
 from vildcli.evaluation.result import ABSENT, CategoryResult
 
+_ERRORS = ("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")
 AREAS = ("all", "small", "medium", "large")  # at most 32 x 32, at most 96 x 96, larger
 
 
@@ -52,6 +53,24 @@ class Curves:
             for column, id_ in enumerate(self.category_ids)
             if precision[0, 0, column] > ABSENT
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """What keeps AP50 down, after TIDE (Bolya et al., 2020); definitions in docs/evaluation.md.
+
+    Attributes:
+        counts: wrong detections (and, as `miss`, objects) of each kind.
+        gains: by how much AP50, 0-1, would rise if those of one kind were mended.
+    """
+
+    counts: Mapping[str, int]
+    gains: Mapping[str, float]
+
+    def shares(self) -> dict[str, float]:
+        """Each kind's part of all gains, 0-1."""
+        total = sum(self.gains.values())
+        return {kind: gain / total if total else 0.0 for kind, gain in self.gains.items()}
 
 
 class Engine:
@@ -96,6 +115,17 @@ class Engine:
         evaluation = hotcoco.COCOeval(self._truth, self._found, iou_type, lvis_style=True)
         evaluation.params.max_dets = [limit]
         return self._accumulated(evaluation, self._category_ids)
+
+    def errors(self, *, limit: int, lvis: bool) -> Errors:
+        """Wrong boxes by kind (TIDE), at IoU 0.5 and 0.1, by COCO's rules or LVIS's."""
+        evaluation = hotcoco.COCOeval(self._truth, self._found, "bbox", lvis_style=lvis)
+        evaluation.params.max_dets = [limit]
+        evaluation.evaluate()
+        found = evaluation.tide_errors(pos_thr=0.5, bg_thr=0.1)
+        return Errors(
+            counts={name.lower(): int(found["counts"][name]) for name in _ERRORS},
+            gains={name.lower(): float(found["delta_ap"][name]) for name in _ERRORS},
+        )
 
     def _accumulated(self, evaluation: Any, category_ids: tuple[int, ...]) -> Curves:
         evaluation.evaluate()

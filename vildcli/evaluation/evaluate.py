@@ -63,7 +63,8 @@ def evaluate_fixed(
     for iou_type in truth.iou_types:
         found = evaluate_lvis(engine, truth.content, iou_type, limit=most)
         precision = {key: value for key, value in found.metrics.items() if key.startswith("AP")}
-        results.append(replace(found, title=f"Fixed {found.title.lower()}", metrics=precision))
+        title = f"Fixed {found.title[0].lower()}{found.title[1:]}"
+        results.append(replace(found, title=title, metrics=precision))
     return tuple(results)
 
 

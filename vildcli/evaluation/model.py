@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from vildcli.data.lvis import AnnotationSet
+from vildcli.checkpoint import load_model
+from vildcli.data.lvis import AnnotatedImage, AnnotationSet
 from vildcli.data.matching import match_categories
 from vildcli.evaluation.evaluate import evaluate
-from vildcli.evaluation.predict import Scorer, predict
-from vildcli.evaluation.predictions import Predictions
+from vildcli.evaluation.failures import Judge, NamedRegions
+from vildcli.evaluation.partial_boxes import OverlapScores
+from vildcli.evaluation.predict import (
+    BestOfCategories,
+    BestOfImages,
+    Collection,
+    Scorer,
+    predict,
+)
+from vildcli.evaluation.predictions import Predictions, concatenate
+from vildcli.evaluation.proposals import LIMITS as PROPOSAL_LIMITS
+from vildcli.evaluation.proposals import proposals_of_image
+from vildcli.evaluation.report import Seen, Subject
 from vildcli.evaluation.result import Result
 from vildcli.evaluation.truth import Truth, load_truth
-from vildcli.labelling.model import OpenedModel, open_labelling_model
-from vildcli.labelling.options import LabellingOptions
+from vildcli.labelling.model import CROPPED_REGIONS, OpenedModel, open_labelling_model
+from vildcli.labelling.options import CLIP_ON_CROPS, LabellingOptions
+from vildcli.labelling.words import closed_set_of
+from vildcli.teacher.clip_on_crops import CropDetector
 from vildcli.text.context import ScoringBank
+from vildcli.types import Regions
 from vildcli.vocabulary.category import Category, Vocabulary
 from vildcli.vocabulary.files import load_vocabulary
+from vildcli.vocabulary.names import same_things
 
+REGIONS = 1000  # proposals an image, as published
 SHUFFLE_SEED = 0
 _OWN_SPELLINGS = ("voc", "objects365")  # names such as diningtable need their plain synonyms
 
@@ -58,6 +76,139 @@ def open_for_evaluation(
     bank = opened.labeller.bank
     bank = replace(bank, category_ids=ids[bank.category_ids - 1])
     return replace(opened, labeller=replace(opened.labeller, bank=bank))
+
+
+def open_subject(truth: Truth, options: LabellingOptions) -> tuple[OpenedModel, Seen]:
+    """A model that scores the truth's names, and what it has seen.
+
+    A supervised model that knows part of the names only, but none that the truth lacks, scores that
+    part: the others are never found.
+
+    Args:
+        truth: of any data set: its names need not be those that the model was trained on.
+        options: the model and what else is chosen; 1,000 regions by default, 100 of them where
+            each costs a crop.
+
+    Raises:
+        ModelError: as `open_labelling_model`.
+    """
+    crops = options.model == CLIP_ON_CROPS or options.teacher is not None
+    regions = options.regions or (CROPPED_REGIONS if crops else REGIONS)
+    annotations = named_for(truth)
+    if options.model != CLIP_ON_CROPS:
+        annotations = _known_names(annotations, options.model)
+    opened = open_for_evaluation(
+        annotations, options.model, regions=regions, teacher=options.teacher, options=options
+    )
+    bank = opened.labeller.bank
+    ids = bank.category_ids.tolist()
+    is_base = dict.fromkeys((c.id for c in truth.annotations.categories), False)
+    is_base |= dict(zip(ids, bank.is_base[: len(ids)].tolist(), strict=True))
+    return opened, Seen(options.model, opened.provenance, is_base, knows_all=True)
+
+
+def _known_names(annotations: AnnotationSet, model: str) -> AnnotationSet:
+    """The part that a supervised model knows, where that is all it knows; else everything."""
+    closed = closed_set_of(load_model(model, torch.device("cpu")))
+    if closed is None:
+        return annotations
+    found = same_things(annotations.categories, closed.categories)
+    known = tuple(c for c, rows in zip(annotations.categories, found, strict=True) if rows)
+    if len({row for rows in found for row in rows}) < len(closed.categories):
+        return annotations
+    return replace(annotations, categories=known)
+
+
+def predict_subject(
+    truth: Truth,
+    opened: OpenedModel,
+    seen: Seen,
+    images: Path,
+    *,
+    fixed: bool = False,
+    advance: Callable[[], None] = lambda: None,
+) -> Subject:
+    """Predict every image of the truth, by the publication's policy.
+
+    Args:
+        images: folder of the truth's images.
+        fixed: keep the best 10,000 of each category too, for fixed AP.
+    """
+    scorer = scorer_of(opened)
+    ids = scorer.bank.category_ids
+    columns = {id_: column for column, id_ in enumerate(ids.tolist())}
+    judge, overlaps = Judge(truth.content), OverlapScores(truth.content, columns)
+
+    def watch(info: AnnotatedImage, regions: Regions, scores: Mapping[str, Tensor]) -> None:
+        boxes, of_names = regions.boxes.double().numpy(), scores["standard"].double()
+        best, column = of_names.max(1)
+        judge.see(info.id, NamedRegions(boxes, ids[column].numpy(), best.numpy()))
+        overlaps.see(info.id, boxes, of_names.numpy())
+
+    collections: dict[str, Collection] = {"standard": BestOfImages()}
+    if fixed:
+        collections["fixed"] = BestOfCategories(ids)
+    found = predict(
+        lambda image: opened.detector.regions([image])[0],
+        dict.fromkeys(collections, scorer),
+        truth.annotations,
+        images,
+        collections=collections,
+        masks="segm" in truth.iou_types,
+        watch=watch,
+        advance=advance,
+    )
+    return Subject(
+        seen,
+        opened.settings["system"],
+        truth,
+        predictions=found["standard"],
+        fixed=found.get("fixed"),
+        verdicts=judge.verdicts(),
+        overlap_scores=overlaps.bins(),
+        notes=(*truth.notes, *_unknown_names(truth, len(ids))),
+    )
+
+
+def _unknown_names(truth: Truth, known: int) -> tuple[str, ...]:
+    every = len(truth.annotations.categories)
+    if known == every:
+        return ()
+    return (f"The model knows {known} of the {every} categories; the others are never found.",)
+
+
+def propose_subject(
+    truth: Truth,
+    opened: OpenedModel,
+    seen: Seen,
+    images: Path,
+    *,
+    advance: Callable[[], None] = lambda: None,
+) -> Subject:
+    """The proposals of every image, by objectness; no name is asked for, and no crop made."""
+    detector = opened.detector
+    propose = detector.propose if isinstance(detector, CropDetector) else detector.regions
+    any_category = truth.annotations.categories[0].id
+    parts: list[Predictions] = []
+
+    def watch(info: AnnotatedImage, regions: Regions, scores: Mapping[str, Tensor]) -> None:
+        boxes, objectness = regions.proposals.double().numpy(), regions.objectness.double().numpy()
+        parts.append(proposals_of_image(info.id, any_category, boxes, objectness))
+
+    predict(
+        lambda image: propose([image])[0],
+        {},
+        truth.annotations,
+        images,
+        watch=watch,
+        advance=advance,
+    )
+    most = max(map(len, parts), default=0)
+    few = f"The model gives at most {most} proposals an image: recalls beyond are the same."
+    notes = (*truth.notes, few) if most < PROPOSAL_LIMITS[-1] else truth.notes
+    return Subject(
+        seen, opened.settings["system"], truth, proposals=concatenate(parts), notes=notes
+    )
 
 
 def named_for(truth: Truth) -> AnnotationSet:

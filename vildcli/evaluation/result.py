@@ -59,6 +59,10 @@ class Result:
     def per_category_ap50(self) -> dict[int, float]:
         return {id_: found.ap50 for id_, found in self.categories.items()}
 
+    def mean_ap(self, category_ids: Iterable[int]) -> float:
+        """Mean AP of those categories that have truth; -1 when none has."""
+        return mean(self.categories[i].ap for i in category_ids if i in self.categories)
+
     def mean_ap50(self, category_ids: Iterable[int]) -> float:
         """Mean AP50 of those categories that have truth; -1 when none has."""
         return mean(self.categories[i].ap50 for i in category_ids if i in self.categories)

@@ -7,7 +7,7 @@ is that of the labels, and a lower bound of the model's own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,11 @@ import numpy as np
 
 from vildcli.data.matching import ImageFile, match_categories, match_images
 from vildcli.errors import DataError
+from vildcli.evaluation.failures import NO_NAME, Judge, NamedRegions, Verdict
 from vildcli.evaluation.phrases import listed
-from vildcli.evaluation.predictions import Floats, Predictions, RunLengths
+from vildcli.evaluation.predictions import Floats, Predictions, RunLengths, concatenate
+from vildcli.evaluation.proposals import proposals_of_image
+from vildcli.evaluation.report import Seen, Subject
 from vildcli.evaluation.truth import Truth
 from vildcli.labelling.masks import mask_to_rle
 from vildcli.labelling.records import OK, ImageRecord, LabelledImage, LabelRecord, read_part
@@ -128,9 +131,48 @@ def iter_stored_regions(found: EvaluatedRun) -> Iterator[StoredRegions]:
             )
 
 
-def keeps_regions(found: EvaluatedRun) -> bool:
-    """Whether every region is stored, not only the labelled ones."""
-    return bool(read_run(found.run, "labelling")["settings"].get("keep_regions"))
+def subject_of_run(found: EvaluatedRun, *, proposals: bool = False) -> Subject:
+    """A run ready to be reported on: its labels, or the recall of its proposals."""
+    header = read_run(found.run, "labelling")
+    seen = Seen(str(found.run), found.provenance, found.is_base, knows_all=False)
+    subject = Subject(seen, header["settings"].get("system"), found.truth, notes=found.notes)
+    if not proposals:
+        return replace(subject, predictions=found.predictions, verdicts=judge_run(found))
+    kept = header["settings"].get("keep_regions")
+    note = () if kept else ("The run kept labelled regions only: recall is theirs.",)
+    return replace(subject, proposals=_proposals(found), notes=(*found.notes[:-1], *note))
+
+
+def _proposals(found: EvaluatedRun) -> Predictions:
+    any_category = found.truth.annotations.categories[0].id
+    return concatenate(
+        [
+            proposals_of_image(r.image_id, any_category, r.proposals, r.objectness)
+            for r in iter_stored_regions(found)
+        ]
+    )
+
+
+def judge_run(found: EvaluatedRun) -> tuple[Verdict, ...]:
+    """What became of each object of the truth, by the run's labels and the regions it kept."""
+    judge = Judge(found.truth.content)
+    stored = {regions.image_id: regions.boxes for regions in iter_stored_regions(found)}
+    rows = found.predictions
+    for image_id in found.image_ids.values():
+        own = np.flatnonzero(rows.image_ids == image_id)
+        corners = rows.boxes[own].copy()
+        corners[:, 2:] += corners[:, :2]
+        others = stored.get(image_id, np.empty((0, 4)))
+        nameless = np.full(len(others), NO_NAME, np.int64)
+        judge.see(
+            image_id,
+            NamedRegions(
+                np.concatenate([corners, others]),
+                np.concatenate([rows.category_ids[own], nameless]),
+                np.concatenate([rows.scores[own], np.full(len(others), -1.0)]),
+            ),
+        )
+    return judge.verdicts()
 
 
 class _Labels:

@@ -17,6 +17,7 @@ from vildcli.evaluation.protocols import PROTOCOLS, Protocol
 from vildcli.vocabulary.category import FREQUENCIES, Category
 from vildcli.vocabulary.files import load_vocabulary
 
+_MOST_NAMES = 0.9  # of a data set's names that a file of it spells as the shipped vocabulary does
 _ID_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
@@ -50,6 +51,20 @@ class Truth:
         rows = self.content["annotations"]
         masks = self.protocol.masks and rows and all(row.get("segmentation") for row in rows)
         return ("bbox", "segm") if masks else ("bbox",)
+
+    @property
+    def is_of_its_data_set(self) -> bool:
+        """Whether the names are the data set's own, so that published numbers may stand beside."""
+        wanted = load_vocabulary(self.protocol.vocabulary).categories
+        if self.protocol.only_groups:
+            wanted = tuple(
+                category
+                for reference in self.protocol.groups.values()
+                for category in load_vocabulary(reference).categories
+            )
+        own = self.annotations.categories
+        matched = match_categories(own, wanted)
+        return len(own) == len(wanted) and len(matched) >= _MOST_NAMES * len(own)
 
     def restricted(self, image_ids: Collection[int], category_ids: Collection[int]) -> Truth:
         """Only those images, only those names."""
