@@ -25,7 +25,8 @@ from vildcli.labelling.options import LabellingOptions
 from vildcli.runs import read_run
 from vildcli.systems import SYSTEMS
 from vildcli.text.open_clip_models import save_open_clip
-from vildcli.training.session import TrainingOptions, train_system
+from vildcli.training.inputs import TrainingOptions
+from vildcli.training.session import train_system
 from vildcli.vocabulary.category import Category, Vocabulary
 
 NARROW = {
@@ -114,9 +115,7 @@ def test_every_row__steps_saves_loads_and_detects(
 def test_distilling_rows_make_their_own_cache(tmp_path: Path) -> None:
     options = options_of(tmp_path, "vild")
     _, said = train(options, tmp_path / "run")
-    assert said[0] == (
-        "No --proposals: training vild-text on the base categories for its proposals."
-    )
+    assert said[0] == ("No --proposals: training vild-text on the base categories for them.")
     assert read_run(tmp_path / "run" / "proposals", "training")["settings"]["system"] == "vild-text"
     model = tmp_path / "run" / "proposals"
     _, said = train(replace(options, init=str(model)), tmp_path / "from-model")

@@ -137,7 +137,8 @@ def command(annotations: Path, backbone: str, out: Path, force: bool, **options:
     Several GPUs: `torchrun --nproc_per_node N -m vildcli train …`. Values of the recipe are the
     recipe's unless an option says otherwise.
     """
-    from vildcli.training.session import TrainingOptions, train_system
+    from vildcli.training.inputs import TrainingOptions
+    from vildcli.training.session import train_system
 
     given = {name: options.pop(name) for name in _OF_RECIPE}
     chosen = TrainingOptions(

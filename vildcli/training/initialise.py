@@ -17,6 +17,7 @@ from torch import Tensor
 from vildcli.checkpoint import load_model
 from vildcli.detector.detector import Detector
 from vildcli.detector.initialise import load_backbone, load_torchvision_detector
+from vildcli.detpro import is_detpro
 from vildcli.errors import ModelError
 from vildcli.runs import file_sha256
 from vildcli.weights import find_backbone_weights, find_detector_weights
@@ -40,9 +41,14 @@ def initialise(detector: Detector, init: str, *, offline: bool) -> dict[str, Any
     """
     if init == SCRATCH:
         return {"init": SCRATCH}
-    if init in (IMAGENET, COCO) or _is_torchvision(Path(init)):
-        return _from_torchvision(detector, init, _torchvision_file(detector, init, offline))
-    return _from_model(detector, init)
+    if names_a_model(init):
+        return _from_model(detector, init)
+    return _from_torchvision(detector, init, _torchvision_file(detector, init, offline))
+
+
+def names_a_model(init: str) -> bool:
+    """Whether `init` is a whole model, whose proposals are as good as its weights."""
+    return init not in (SCRATCH, IMAGENET, COCO) and not _is_torchvision(Path(init))
 
 
 def identity_of(init: str) -> str:
@@ -58,8 +64,6 @@ def _torchvision_file(detector: Detector, init: str, offline: bool) -> Path:
 
 
 def _is_torchvision(path: Path) -> bool:
-    from vildcli.detpro import is_detpro
-
     return path.suffix in _TORCH_SUFFIXES and path.is_file() and not is_detpro(path)
 
 

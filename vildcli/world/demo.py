@@ -40,7 +40,8 @@ from vildcli.teacher.encoder import image_encoder_of
 from vildcli.teacher.session import TeachOptions, teach
 from vildcli.text.open_clip_models import CONFIG_FILE, load_open_clip
 from vildcli.training.initialise import SCRATCH
-from vildcli.training.session import TrainingOptions, train_system
+from vildcli.training.inputs import TrainingOptions
+from vildcli.training.session import train_system
 from vildcli.types import Regions
 from vildcli.vocabulary.files import load_vocabulary
 from vildcli.world.sprites import SpriteKind
