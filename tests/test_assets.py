@@ -49,7 +49,7 @@ def test_an_unknown_name_lists_the_known_and_the_nearest(tmp_path, monkeypatch):
     assert str(error.value) == "There is no shipped set of prompts 'vild63'."
     assert (
         error.value.hint
-        == "Did you mean 'vild-63'? Shipped: bare, clip-80, detpro-74, single, vild-63."
+        == "Did you mean 'vild-63'? Shipped: attributes, bare, clip-80, detpro-74, single, vild-63."
     )
     monkeypatch.chdir(tmp_path)
     Path("fruit").write_text("apple\n")
