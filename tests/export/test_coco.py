@@ -5,14 +5,16 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from run_builder import DrawnImage, DrawnLabel, build_run
+from run_builder import VOCABULARY, DrawnImage, DrawnLabel, build_run
 
 from vildcli import runs
+from vildcli.cli import run as vildcli
 from vildcli.errors import DataError, RunError
 from vildcli.export.coco import export_coco
 from vildcli.labelling.masks import full_frame, object_mask
@@ -74,9 +76,10 @@ def test_export_coco__images_and_ids(run, tmp_path):
         {"id": 90, "name": "drinking straw", "supercategory": ""},
     ]
     assert [a["category_id"] for a in content["annotations"]] == [1, 44, 90, 1]
-    assert content["annotations"][0]["attributes"] == [
-        {"set": "colour", "name": "red", "score": 0.75}
-    ]
+    assert content["annotations"][0]["attributes"] == {"colour": "red"}
+    assert content["annotations"][0]["attribute_scores"] == {"colour": 0.75}
+    assert content["annotations"][0]["joint_scores"] == {"colour": 0.675}
+    assert "attributes" not in content["annotations"][1]
     assert (summary.images, summary.failed, summary.labels, summary.hidden) == (3, 1, 4, 2)
     assert (summary.units_done, summary.units_total) == (2, 2)
     assert {"info", "licenses"} <= content.keys()
@@ -118,6 +121,29 @@ def test_export_coco__max_per_image(run, tmp_path):
     content = json.loads((tmp_path / "coco.json").read_text())
     assert [a["score"] for a in content["annotations"]] == [0.9, 0.8]
     assert (summary.labels, summary.hidden) == (2, 4)
+
+
+def test_export_coco__joint_scores_take_the_place_of_scores(tmp_path):
+    labels = (
+        DrawnLabel(1, 0.9, (4, 6, 40, 50), attributes=(("colour", "red", 0.5),)),
+        DrawnLabel(1, 0.8, (50, 6, 90, 50), attributes=(("colour", "red", 0.75),)),
+        DrawnLabel(1, 0.7, (50, 6, 90, 50), attributes=(("colour", "blue", 1.0),)),
+        DrawnLabel(1, 0.2, (4, 6, 40, 50), attributes=(("colour", "red", 1.0),)),
+    )
+    vocabulary = replace(VOCABULARY, attributes={"colour": ("red", "blue")})
+    images = [DrawnImage("a.png", labels=labels)]
+    run = build_run(tmp_path / "run", tmp_path / "photos", images, vocabulary=vocabulary)
+    out = tmp_path / "coco.json"
+    summary = export_coco(run, out, where=["colour=red"], joint=True)
+    first, second = json.loads(out.read_text())["annotations"]
+    assert (first["label"], first["score"], first["category_score"]) == (1, 0.6, 0.8)
+    assert (second["label"], second["score"], second["category_score"]) == (0, 0.45, 0.9)
+    assert first["joint_scores"] == {"colour": 0.6}
+    assert (summary.labels, summary.hidden) == (2, 2)
+    assert vildcli(["export", str(run), "--to", "coco", "--where", "colour=blue"]) == 0
+    (only,) = json.loads((run / "coco.json").read_text())["annotations"]
+    assert (only["attributes"], only["score"]) == ({"colour": "blue"}, 0.7)
+    assert "category_score" not in only
 
 
 def test_export_coco__is_byte_identical(run, tmp_path):

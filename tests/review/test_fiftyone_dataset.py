@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from run_builder import IMAGES, DrawnImage, build_run
+from run_builder import IMAGES, VOCABULARY, DrawnImage, DrawnLabel, build_run
 
 from vildcli.cli import run as vildcli
 from vildcli.errors import DataError, VildError
@@ -87,7 +88,33 @@ def test_write_dataset__failures_and_saved_views(run, fiftyone):
     assert novel.values("predictions.detections.label", unwind=True) == ["pear"]
     low = dataset.load_saved_view("low-confidence")
     assert low.values("predictions.detections.label", unwind=True) == ["drinking straw"]
-    assert by_image(dataset)[1].predictions.detections[0].attribute_colour == "red"
+    assert by_image(dataset)[1].predictions.detections[0].colour == "red"
+
+
+def test_write_dataset__attributes_are_fields_that_clash_with_none(tmp_path, fiftyone, run):
+    sets = ("colour", "text", "tags", "2nd colour", "main-colour", "main colour")
+    values = tuple((name, "red", 0.5) for name in sets)
+    labels = (
+        DrawnLabel(1, 0.8, (4, 6, 40, 50), attributes=values),
+        DrawnLabel(1, 0.7, (4, 6, 40, 50), attributes=(("colour", "green", 0.75),)),
+    )
+    vocabulary = replace(VOCABULARY, attributes=dict.fromkeys(sets, ("red", "green")))
+    images = [DrawnImage("a.png", labels=labels)]
+    painted = build_run(tmp_path / "painted", tmp_path / "photos", images, vocabulary=vocabulary)
+    view = view_run(painted)
+    write_dataset(view)
+    first, second = by_image(fiftyone.load_dataset(dataset_name(view)))[1].predictions.detections
+    assert (first.colour, first.colour_score) == ("red", 0.5)
+    assert first.colour_joint == pytest.approx(0.4)
+    assert (second.colour, second.colour_score) == ("green", 0.75)
+    assert first.text_score == pytest.approx(0.4)  # the text side's, as everywhere
+    for field in ("text", "tags", "2nd_colour", "main_colour"):
+        assert first[f"attribute_{field}"] == "red", field
+    assert first.main_colour == "red"
+    assert first.tags == []
+    schema = fiftyone.load_dataset(dataset_name(view)).get_field_schema(flat=True)
+    assert {"predictions.detections.colour", "predictions.detections.colour_joint"} <= set(schema)
+    assert vildcli(["review", str(painted), "--no-launch", "--where", "colour=green"]) == 0
 
 
 def test_write_dataset__second_call_keeps_corrections(run, fiftyone):

@@ -56,6 +56,17 @@ def _known_format(ctx: click.Context, parameter: click.Parameter, value: str) ->
     help="Score from which labels are written.  [default: the vocabulary's, the model's, 0.3]",
 )
 @click.option(
+    "--where",
+    multiple=True,
+    metavar="SET=NAME",
+    help="Only labels with this attribute, such as colour=red; may be given several times.",
+)
+@click.option(
+    "--joint",
+    is_flag=True,
+    help="Rank by Pr(category, attribute), which is then the score that is written.",
+)
+@click.option(
     "--images",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder that file names are relative to, where the images have moved.",
@@ -68,20 +79,24 @@ def command(
     out: Path | None,
     geometry: Geometry,
     conf: float | None,
+    where: tuple[str, ...],
+    joint: bool,
     images: Path | None,
     force: bool,
     as_json: bool,
 ) -> int:
     """Write a run's labels for other tools.
 
-    Labels below the threshold stay in the run; export again with another --conf at any time.
+    What is not asked for stays in the run; export again with another --conf or --where at any time.
     """
     from vildcli.export import EXPORTERS
 
     out = out or run / f"{target}.json"
     if out.exists() and not force:
         raise RunError(f"{out} exists.", hint="Choose another --out, or --force to overwrite it.")
-    summary = EXPORTERS[target](run, out, geometry=geometry, conf=conf, images_root=images)
+    summary = EXPORTERS[target](
+        run, out, geometry=geometry, conf=conf, where=where, joint=joint, images_root=images
+    )
     if summary.units_done < summary.units_total:
         console.warn(
             f"{run} is not complete: {summary.units_done} of {summary.units_total} units are done."
@@ -89,7 +104,7 @@ def command(
     if as_json:
         click.echo(json.dumps({**asdict(summary), "out": str(out.absolute())}))
         return 0
-    hidden = f"{summary.hidden} below their thresholds"
+    hidden = f"{summary.hidden} {'not asked for' if where else 'below their thresholds'}"
     console.say(f"{summary.labels} labels on {summary.images} images, {hidden}.")
     if summary.failed:
         console.say(f"{summary.failed} failed images are left out.")

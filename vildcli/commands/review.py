@@ -39,6 +39,12 @@ Example:
     type=click.FloatRange(0, 1),
     help="Score from which labels are shown.  [default: the vocabulary's, the model's, 0.3]",
 )
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="SET=NAME",
+    help="Only labels with this attribute, such as colour=red; may be given several times.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(
     run: Path,
@@ -48,6 +54,7 @@ def command(
     name: str | None,
     images: Path | None,
     conf: float | None,
+    where: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Open a run in the FiftyOne App.
@@ -59,7 +66,7 @@ def command(
     from vildcli.review.fiftyone_dataset import write_dataset
     from vildcli.review.mongo import default_folder, ensure_database
 
-    view = view_run(run, conf=conf)
+    view = view_run(run, conf=conf, where=where)
     prepare_fiftyone()
     if not no_launch:
         check_port(port)

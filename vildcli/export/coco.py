@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TextIO, get_args
 
@@ -30,6 +30,8 @@ def export_coco(
     *,
     geometry: Geometry = "rle",
     conf: float | None = None,
+    where: Sequence[str] = (),
+    joint: bool = False,
     images_root: Path | None = None,
     max_per_image: int | None = None,
 ) -> ExportSummary:
@@ -42,14 +44,18 @@ def export_coco(
         out: the JSON file; whole or not there at all.
         geometry: what `segmentation` holds: the mask as compressed RLE or as polygons, or the box.
         conf: score from which labels are written; default as `display_threshold`.
+        where: attributes that labels must have; as for `view_run`.
+        joint: rank labels by Pr(v, a | e), which `score` then is beside `category_score`.
+            Thresholds stay those of the category.
         images_root: folder that file names are relative to and where the files must be.
         max_per_image: write at most so many labels an image, best first.
 
     Raises:
         RunError: `run` cannot be read, or `out` cannot be written.
         DataError: a record is damaged, or an image is not under `images_root`.
+        VocabularyError: the run's vocabulary lacks an attribute that is asked for.
     """
-    view = view_run(run, conf=conf)
+    view = view_run(run, conf=conf, where=where, joint=joint)
     counts: Counter[str] = Counter()
 
     def write(path: Path) -> None:
@@ -144,11 +150,18 @@ def _annotations(
         counts["stored"] += len(image.labels)
         for label in view.shown(image)[:max_per_image]:
             counts["labels"] += 1
-            yield _annotation(counts["labels"], image, label, geometry)
+            scores = {"score": _short(view.rank(label))}
+            if view.joint:
+                scores["category_score"] = _short(label.score)
+            yield _annotation(counts["labels"], image, label, geometry, scores)
 
 
 def _annotation(
-    number: int, image: LabelledImage, label: LabelRecord, geometry: Geometry
+    number: int,
+    image: LabelledImage,
+    label: LabelRecord,
+    geometry: Geometry,
+    scores: dict[str, float],
 ) -> dict[str, Any]:
     height, width = image.image.height, image.image.width
     x1, x2 = np.clip(label.box[::2], 0, width)
@@ -163,12 +176,21 @@ def _annotation(
         "area": area,
         "segmentation": segmentation,
         "iscrowd": 0,
-        "score": _short(label.score),
+        **scores,
         "is_base": label.is_base,
         "label": label.label,
-        "attributes": [
-            {"set": a.set, "name": a.name, "score": _short(a.score)} for a in label.attributes
-        ],
+        **_attributes(label),
+    }
+
+
+def _attributes(label: LabelRecord) -> dict[str, Any]:
+    """The best value of each set as CVAT and FiftyOne read it, and both scores in its likeness."""
+    if not label.attributes:
+        return {}
+    return {
+        "attributes": {a.set: a.name for a in label.attributes},
+        "attribute_scores": {a.set: _short(a.score) for a in label.attributes},
+        "joint_scores": {a.set: _short(a.joint) for a in label.attributes},
     }
 
 

@@ -14,7 +14,7 @@ class ExportSummary:
         images: written, with or without labels.
         failed: images of the run that could not be read, and are left out.
         labels: written.
-        hidden: stored labels left out by a threshold or by a limit an image.
+        hidden: stored labels left out by a threshold, an attribute or a limit an image.
         units_done, units_total: of the run; the export holds the finished ones.
     """
 

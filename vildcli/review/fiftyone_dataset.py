@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,14 @@ from vildcli.labelling.thresholds import RunView
 FIELD = "predictions"
 FAILED_TAG = "failed"
 LOW_CONFIDENCE = 0.5
+_OWN_FIELDS = (
+    "vildcli_label",
+    "category_id",
+    "is_base",
+    "text_score",
+    "image_score",
+    "objectness",
+)
 _BATCH = 64  # samples sent to the database at a time
 _LONGEST_MASK_SIDE = 512  # pixels; a mask of 28x28 values gains nothing from more
 
@@ -202,10 +211,11 @@ def _detection(view: RunView, image: LabelledImage, label: LabelRecord) -> Any:
     width, height = image.image.width, image.image.height
     x1, x2 = (min(max(x, 0), width) for x in label.box[::2])
     y1, y2 = (min(max(y, 0), height) for y in label.box[1::2])
+    fields = _attribute_fields(tuple(a.set for a in label.attributes))
     attributes: dict[str, Any] = {}
-    for attribute in label.attributes:
-        key = "attribute_" + re.sub(r"\W", "_", attribute.set)
-        attributes |= {key: attribute.name, f"{key}_score": attribute.score}
+    for a in label.attributes:
+        names = fields[a.set]
+        attributes |= dict(zip(names, (a.name, a.score, a.joint), strict=True))
     return fo.Detection(
         label=view.categories[label.category_id].name,
         bounding_box=[x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height],
@@ -219,6 +229,28 @@ def _detection(view: RunView, image: LabelledImage, label: LabelRecord) -> Any:
         objectness=label.objectness,
         **attributes,
     )
+
+
+@lru_cache
+def _attribute_fields(sets: tuple[str, ...]) -> dict[str, tuple[str, str, str]]:
+    """The fields of each attribute set: `colour`, `colour_score`, `colour_joint`.
+
+    A set that is called as a field which is there already, or not as a field can be, is
+    `attribute_…`.
+    """
+    import fiftyone as fo
+
+    fields: dict[str, tuple[str, str, str]] = {}
+    taken = set(_OWN_FIELDS)
+    for name in sets:
+        key = re.sub(r"\W", "_", name)
+        own = (key, f"{key}_score", f"{key}_joint")
+        while not key[0].isalpha() or any(f in taken or hasattr(fo.Detection, f) for f in own):
+            key = f"attribute_{key}"
+            own = (key, f"{key}_score", f"{key}_joint")
+        fields[name] = own
+        taken.update(own)
+    return fields
 
 
 def _mask_within(label: LabelRecord, box: tuple[float, float, float, float]) -> NDArray[np.bool_]:

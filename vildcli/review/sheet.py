@@ -122,12 +122,19 @@ def _cell(view: RunView, image: LabelledImage, images_root: Path | None) -> Cell
         picture,
         boxes,
         [_mask(label, box, size) for label, box in zip(labels, boxes, strict=True)],
-        [view.categories[label.category_id].name for label in labels],
+        [_name(view, label) for label in labels],
         [label.score for label in labels],
         colours=[category_colour(label.category_id) for label in labels],
     )
     count = f"{len(labels)} label{'s' * (len(labels) != 1)}"
     return Cell(drawn, f"{Path(image.image.path).name}  ·  {count}")
+
+
+def _name(view: RunView, label: LabelRecord) -> str:
+    """Such as "apple (red)": the score behind it is the apple's."""
+    name = view.categories[label.category_id].name
+    values = ", ".join(attribute.name for attribute in label.attributes)
+    return f"{name} ({values})" if values else name
 
 
 def _mask(label: LabelRecord, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
