@@ -6,6 +6,7 @@ import pytest
 
 from vildcli.evaluation.leaks import COCO_SEEN, doubts, leaks, trained_novel
 from vildcli.evaluation.protocols import PROTOCOLS
+from vildcli.vocabulary.category import Category
 
 # The sentences of `vildcli teach`.
 TORCHVISION = (
@@ -94,12 +95,33 @@ def test_doubts__what_is_not_known_is_no_leak_and_no_proof(
     assert leaks(provenance, "lvis") == []
 
 
+NOVEL = {i: Category(i, f"c{i}") for i in range(1, 9)}
+
+
 def test_trained_novel__names_what_was_seen() -> None:
-    novel = {i: f"c{i}" for i in range(1, 9)}
-    assert trained_novel(novel, {1: False, 20: True}) == []
-    assert trained_novel(novel, {2: True, 3: True, 4: False}) == [
-        "Boxes of 2 of the 8 novel categories were trained on: c2, c3."
+    assert trained_novel(NOVEL, {1: False, 20: True}, {"init": "scratch"}) == []
+    assert trained_novel(NOVEL, {2: True, 3: True, 4: False}, {}) == [
+        "The model was trained on boxes of 2 of the 8 novel categories: c2, c3."
     ]
-    assert trained_novel(novel, dict.fromkeys(novel, True)) == [
-        "Boxes of 8 of the 8 novel categories were trained on: c1, c2, c3, c4, c5 and 3 more."
+    assert trained_novel(NOVEL, dict.fromkeys(NOVEL, True), {}) == [
+        "The model was trained on boxes of 8 of the 8 novel categories: c1, c2, c3, c4, c5 and 3 "
+        "more."
     ]
+
+
+def test_trained_novel__by_what_proposed_or_was_started_from() -> None:
+    proposer = {"model": "3fa9", "trained_on": ["c1", "c7", "person"], "init": "scratch"}
+    assert trained_novel(NOVEL, {}, {"init": "scratch", "proposals": proposer}) == [
+        "The proposer of the model was trained on boxes of 2 of the 8 novel categories: c1, c7."
+    ]
+    start = {"init": "scratch", "proposals": proposer, "trained_on": ["person"]}
+    assert trained_novel(NOVEL, {}, {"init": "77aa", "init_provenance": start}) == [
+        "The proposer of the initialisation of the model was trained on boxes of 2 of the 8 novel "
+        "categories: c1, c7."
+    ]
+
+
+def test_leaks__of_a_released_detpro_there_are_none() -> None:
+    """SoCo saw ImageNet, without names."""
+    provenance = {"release": "DetPro (ViLD* or DetPro)", "init": "SoCo"}
+    assert leaks(provenance, "lvis") == doubts(provenance) == []

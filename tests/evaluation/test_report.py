@@ -94,7 +94,7 @@ def test_zero_shot__names_what_was_trained_on(truth: Truth) -> None:
     seen = replace(CLEAN, is_base={3: True, 1: True}, provenance={"init": "coco"})
     found = judge_zero_shot(truth, seen)
     assert len(found.leaks) == 2
-    assert found.leaks[1] == "Boxes of 1 of the 3 novel categories were trained on: c3."
+    assert found.leaks[1] == "The model was trained on boxes of 1 of the 3 novel categories: c3."
     with pytest.raises(ModelError) as caught:
         refuse_leaks(truth, seen)
     assert str(caught.value) == f"a model is not zero-shot on lvis: {found.leaks[0]}"

@@ -2,17 +2,22 @@
 
 No torch. Read from the provenance that a model file carries: `init` (scratch, imagenet, coco, or
 the identity of another model), `init_provenance` (that model's own), `proposals` (a sentence, or
-the provenance of the model that proposed).
+the provenance of the model that proposed); `trained_on` in either lists categories by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vildcli.evaluation.phrases import listed
+from vildcli.vocabulary.category import Category
+from vildcli.vocabulary.names import same_things
 
-_COCO, _BLANK = "coco", ("scratch", "imagenet")  # ImageNet has names and no boxes
+# ImageNet has names and no boxes; SoCo learns from ImageNet without even the names.
+_COCO, _BLANK = "coco", ("scratch", "imagenet", "soco")
+
+_NESTED = {"init_provenance": "initialisation", "proposals": "proposer"}
 
 # What boxes of COCO train2017 mean for each protocol.
 COCO_SEEN = {
@@ -47,18 +52,41 @@ def doubts(provenance: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def trained_novel(novel: Mapping[int, str], is_base: Mapping[int, bool]) -> list[str]:
-    """A sentence when boxes of novel categories were trained on.
+def trained_novel(
+    novel: Mapping[int, Category], is_base: Mapping[int, bool], provenance: Mapping[str, Any]
+) -> list[str]:
+    """Sentences on boxes of novel categories that were trained on.
 
     Args:
-        novel: names of the protocol's novel categories by id.
-        is_base: whether boxes of a category were seen, by id; those absent are not known.
+        novel: the protocol's novel categories by id.
+        is_base: whether the model saw boxes of a category, by id; those absent are not known.
+        provenance: of the model: what it started from and what proposed may have seen more.
     """
-    seen = [name for id_, name in novel.items() if is_base.get(id_, False)]
-    if not seen:
-        return []
-    names = listed(seen)
-    return [f"Boxes of {len(seen)} of the {len(novel)} novel categories were trained on: {names}."]
+    own = [category for id_, category in novel.items() if is_base.get(id_, False)]
+    sources = {"The model": own}
+    for subject, names in _trained_on(provenance):
+        listed_there = [Category(i, name) for i, name in enumerate(names, start=1)]
+        same = same_things(list(novel.values()), listed_there)
+        sources[subject] = [c for c, rows in zip(novel.values(), same, strict=True) if rows]
+    return [
+        f"{subject} was trained on boxes of {len(seen)} of the {len(novel)} novel categories: "
+        f"{listed([category.name for category in seen])}."
+        for subject, seen in sources.items()
+        if seen
+    ]
+
+
+def _trained_on(
+    provenance: Mapping[str, Any], of: str = "the model"
+) -> Iterator[tuple[str, Sequence[str]]]:
+    """Every source of weights and proposals that says which categories it was trained on."""
+    for key, name in _NESTED.items():
+        nested = provenance.get(key)
+        if isinstance(nested, Mapping):
+            subject = f"the {name} of {of}"
+            if names := nested.get("trained_on"):
+                yield f"T{subject[1:]}", names
+            yield from _trained_on(nested, subject)
 
 
 def _origins(provenance: Mapping[str, Any], of: str = "the model") -> Iterator[tuple[str, str]]:
@@ -67,7 +95,7 @@ def _origins(provenance: Mapping[str, Any], of: str = "the model") -> Iterator[t
     if isinstance(nested, Mapping):
         yield from _origins(nested, f"the initialisation of {of}")
     elif init is not None:
-        yield f"The initialisation of {of}", str(init)
+        yield f"The initialisation of {of}", str(init).lower()
     proposals = provenance.get("proposals")
     if isinstance(proposals, Mapping):
         yield from _origins(proposals, f"the proposer of {of}")

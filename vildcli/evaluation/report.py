@@ -104,8 +104,9 @@ class Report:
 
 def judge_zero_shot(truth: Truth, seen: Seen) -> ZeroShot:
     """What speaks against calling this evaluation zero-shot."""
-    names = {c.id: c.name for c in truth.annotations.categories if c.id in truth.novel_ids}
-    found = [*leaks(seen.provenance, truth.protocol.name), *trained_novel(names, seen.is_base)]
+    novel = {c.id: c for c in truth.annotations.categories if c.id in truth.novel_ids}
+    found = leaks(seen.provenance, truth.protocol.name)
+    found += trained_novel(novel, seen.is_base, seen.provenance)
     return ZeroShot(tuple(found), tuple(doubts(seen.provenance)))
 
 
