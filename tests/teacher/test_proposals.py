@@ -105,14 +105,14 @@ def test_torchvisions_first_stage(
 
     monkeypatch.setattr("vildcli.teacher.proposals.TorchvisionProposer", small)
     proposals = opened("torchvision", annotations, count=20)
-    found = proposals.propose(annotations.images[0], noise(64, 90))
+    found = proposals.propose(annotations.images[0], noise(48, 70))
     assert found.shape == (20, 4)
     # Torchvision's own first stage gives the same boxes, without their scores.
     network.eval()
-    batch, _ = network.transform([noise(64, 90).float() / 255])
+    batch, _ = network.transform([noise(48, 70).float() / 255])
     with torch.inference_mode():
         theirs = network.rpn(batch, network.backbone(batch.tensors))[0][0]
-    scale = torch.tensor([90 / batch.image_sizes[0][1], 64 / batch.image_sizes[0][0]]).repeat(2)
+    scale = torch.tensor([70 / batch.image_sizes[0][1], 48 / batch.image_sizes[0][0]]).repeat(2)
     distances = (found[:, None] - theirs * scale).abs().amax(2).min(1).values
     assert distances.max() < 1e-3
     assert proposals.identity == f"torchvision {path.name}"
