@@ -24,7 +24,9 @@ from vildcli.labelling.model import open_labelling_model
 from vildcli.labelling.options import LabellingOptions
 from vildcli.runs import read_run
 from vildcli.systems import SYSTEMS
+from vildcli.text.bank import load_text_bank
 from vildcli.text.open_clip_models import save_open_clip
+from vildcli.training.finetune import finetune_classifier
 from vildcli.training.inputs import TrainingOptions
 from vildcli.training.session import train_system
 from vildcli.vocabulary.category import Category, Vocabulary
@@ -159,6 +161,14 @@ def test_repeat_factors__of_the_row(tmp_path: Path) -> None:
 def test_validation__is_measured_with_every_checkpoint(tmp_path: Path) -> None:
     options = options_of(tmp_path, "vild-text", overrides={"checkpoint_every": 1})
     options = replace(options, val=options.train, val_images=options.images)
+    error = refusal(options, tmp_path / "run")
+    assert str(error) == f"{options.train} is not an LVIS file: an image has no 'neg_category_ids'."
+
+    def as_lvis(content: dict[str, Any]) -> None:
+        for row in content["images"]:
+            row |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+
+    rewrite(options.train, as_lvis)
     train(options, tmp_path / "run")
     rows = [json.loads(x) for x in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
@@ -221,6 +231,45 @@ def test_novel_nonsense_trains_the_same_model(tmp_path: Path) -> None:
         load_model(m, torch.device("cpu")).detector.state_dict() for m in (first, second)
     )
     assert [k for k in ours if not torch.equal(ours[k], theirs[k])] == []
+
+
+def test_finetuned_classifier__is_a_text_bank_that_learned(tmp_path: Path) -> None:
+    options = options_of(tmp_path, "vild-ensemble", overrides={"checkpoint_every": 100})
+    model, _ = train(options, tmp_path / "model")
+    before = model.read_bytes()
+    overrides = {**options.overrides, "steps": 12, "learning_rate": 0.05}
+    chosen = replace(options, system="", init=str(tmp_path / "model"), overrides=overrides)
+    bank_file = finetune_classifier(
+        chosen, tmp_path / "bank", force=False, progress=console.progress, say=print
+    )
+    assert model.read_bytes() == before
+    bank = load_text_bank(bank_file, ["plum", "apple"], temperature=1.0)
+    assert bank.embeddings.norm(dim=1).tolist() == pytest.approx([1, 1])
+    rows = (tmp_path / "bank" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(row)["text"] for row in rows]
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+    plums = Vocabulary("plums", (Category(4, "plum"), Category(9, "apple")))
+    ready = LabellingOptions(model=str(model), text_bank=bank_file, device="cpu")
+    scored = open_labelling_model(plums, ready).labeller.bank.text_embeddings
+    torch.testing.assert_close(scored[:2], bank.embeddings)
+    plain = open_labelling_model(plums, replace(ready, text_bank=None)).labeller.bank
+    assert (plain.text_embeddings[:2] * scored[:2]).sum(1).max() < 0.999  # every name moved
+
+
+def test_finetuned_classifier__needs_a_model_with_words(tmp_path: Path) -> None:
+    def refused(options: TrainingOptions) -> str:
+        with pytest.raises(VildError) as error:
+            finetune_classifier(
+                options, tmp_path / "bank", force=False, progress=console.progress, say=print
+            )
+        return str(error.value)
+
+    options = options_of(tmp_path, "supervised")
+    assert refused(options) == "--finetune-classifier starts from a trained model."
+    train(options, tmp_path / "closed")
+    assert refused(replace(options, init=str(tmp_path / "closed"))) == (
+        f"{tmp_path / 'closed'} is supervised: it has no text embeddings to learn."
+    )
 
 
 @pytest.mark.slow

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vildcli import console
+
+if TYPE_CHECKING:
+    from vildcli.training.inputs import TrainingOptions
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -60,7 +63,12 @@ def _show_systems(ctx: click.Context, parameter: click.Parameter, value: bool) -
     callback=_show_systems,
     help="Show systems and recipes, and stop.",
 )
-@click.option("--system", required=True, help="A row of --list.")
+@click.option("--system", help="A row of --list.")
+@click.option(
+    "--finetune-classifier",
+    is_flag=True,
+    help="Learn only --init's text embeddings, for these annotations.",
+)
 @click.option("--train", "annotations", type=_FILE, required=True, help="COCO or LVIS JSON.")
 @click.option("--images", type=_FOLDER, required=True, help="Folder of its images.")
 @click.option("--base", help="Base categories: coco-48, lvis-866, all, a file. [default: not rare]")
@@ -131,23 +139,49 @@ def _show_systems(ctx: click.Context, parameter: click.Parameter, value: bool) -
 @click.option("--offline", is_flag=True, help="Never use the network.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--force", is_flag=True, help="Delete another vildcli run at --out first.")
-def command(annotations: Path, backbone: str, out: Path, force: bool, **options: Any) -> None:
+def command(
+    annotations: Path,
+    backbone: str,
+    out: Path,
+    force: bool,
+    finetune_classifier: bool,
+    **options: Any,
+) -> None:
     """Train a detector; the same command continues an interrupted run.
 
     Several GPUs: `torchrun --nproc_per_node N -m vildcli train …`. Values of the recipe are the
     recipe's unless an option says otherwise.
     """
     from vildcli.training.inputs import TrainingOptions
+
+    if finetune_classifier == bool(options["system"]):
+        raise click.UsageError("Give --system, or --finetune-classifier with --init MODEL.")
+    given = {name: options.pop(name) for name in _OF_RECIPE}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    options["system"] = options["system"] or ""
+    chosen = TrainingOptions(
+        train=annotations, architecture=backbone, overrides=overrides, **options
+    )
+    (_finetune if finetune_classifier else _train)(chosen, out, force)
+
+
+def _train(options: TrainingOptions, out: Path, force: bool) -> None:
     from vildcli.training.session import train_system
 
-    given = {name: options.pop(name) for name in _OF_RECIPE}
-    chosen = TrainingOptions(
-        train=annotations,
-        architecture=backbone,
-        overrides={name: value for name, value in given.items() if value is not None},
-        **options,
-    )
-    model = train_system(chosen, out, force=force, progress=console.progress, say=console.say)
+    model = train_system(options, out, force=force, progress=console.progress, say=console.say)
     console.say(f"Model: {model}")
     console.say(f"Report: {out / 'report.md'}")
     console.say(f"Next: {console.program()} detect PHOTOS --model {out} --vocab coco")
+
+
+def _finetune(options: TrainingOptions, out: Path, force: bool) -> None:
+    from vildcli.training.finetune import finetune_classifier
+
+    bank = finetune_classifier(
+        options, out, force=force, progress=console.progress, say=console.say
+    )
+    console.say(f"Classifier: {bank}")
+    console.say(
+        f"Next: {console.program()} evaluate --model {options.init} --text-bank {bank} "
+        "--truth JSON --images DIR"
+    )

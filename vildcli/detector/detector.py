@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from torchvision.ops import roi_align
 
 from vildcli.detector.architecture import Architecture
@@ -98,6 +99,8 @@ class Detector(nn.Module):
         if system.text_side == "student":
             self.background = nn.Parameter(torch.randn(embedding_width) * 0.01)
         self.classifier = class_regression(architecture, classes) if closed else None
+        # Where the text embeddings themselves are being fine-tuned, [C, D]; else the context's.
+        self.learned_words: nn.Parameter | None = None
         self.image_head: RegionHead | None = None
         if system.text_side and system.image_side == "student":
             self.image_head = RegionHead(architecture, embedding_width)
@@ -173,9 +176,10 @@ class Detector(nn.Module):
         if self.classifier is not None:
             return classifier_logits(embeddings, self.classifier_rows())
         assert self.background is not None, "a text side is trained with background"
-        return class_logits(
-            embeddings, context.text_embeddings, self.background, context.temperature
-        )
+        words = context.text_embeddings
+        if self.learned_words is not None:
+            words = normalize(self.learned_words, dim=-1)
+        return class_logits(embeddings, words, self.background, context.temperature)
 
     def classifier_rows(self) -> Tensor:
         """The closed set's weights [1 + C, fc_width + 1], background first, bias last."""

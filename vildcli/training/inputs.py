@@ -155,7 +155,7 @@ def make_training_set(
 
 
 def plan_batches(data: TrainingData, seed: int, processes: Processes) -> BatchPlan:
-    """This process's share of every batch."""
+    """The share of every batch that this process takes."""
     return BatchPlan(
         len(data.annotations.images),
         data.recipe.batch,

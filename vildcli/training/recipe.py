@@ -65,7 +65,8 @@ class Recipe:
     checkpoint_every: int = 1000
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Everything that decides weights: all but the words about it."""
+        return {key: value for key, value in asdict(self).items() if key != "summary"}
 
     def in_steps(self, epoch_images: float) -> Recipe:
         """The recipe with its length in steps, for a set whose epoch has that many images."""

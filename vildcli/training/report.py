@@ -55,7 +55,7 @@ def _text(
         f"{settings['architecture']['backbone']}, from {settings['init']}, "
         f"seed {settings['seed']}. {len(settings['base_categories'])} base categories.",
         "",
-        "| loss, unweighted | first step | mean of the last tenth |",
+        "| loss (total: weighted) | first step | mean of the last tenth |",
         "|---|--:|--:|",
         *rows,
         "",
@@ -74,7 +74,7 @@ def _plot_losses(metrics: Sequence[Mapping[str, float]], path: Path) -> None:
     steps = [group[-1]["step"] for group in groups]
     names = [name for name in metrics[0] if name not in _NOT_LOSSES]
     curves = {name: [sum(r[name] for r in g) / len(g) for g in groups] for name in names}
-    _plot(path, steps, curves, "loss, unweighted", log=True)
+    _plot(path, steps, curves, "loss (total: weighted)", log=True)
 
 
 def _plot_ap(validation: Sequence[Mapping[str, float]], path: Path) -> None:

@@ -84,6 +84,7 @@ def _train(
         prompts=options.prompts,
         offline=options.offline,
     )
+    validate = make_validator(options.val, options.val_images, words)
     if processes.is_first:
         settings = _settings(options, system, architecture, data.recipe, words)
         open_run(out, kind=KIND, settings=settings, force=force)
@@ -111,7 +112,7 @@ def _train(
             processes=processes,
             workers=options.workers,
             advance=advance,
-            validate=make_validator(options.val, options.val_images, words),
+            validate=validate,
         )
     if processes.is_first:
         _write_model(model_file, detector, words, provenance)

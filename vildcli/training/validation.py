@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from vildcli.data.lvis import load_annotations
+from vildcli.data.lvis import load_annotations, read_content
 from vildcli.detector.detector import Detector
 from vildcli.errors import ModelError
+from vildcli.evaluation.lvis import check_lvis
 from vildcli.evaluation.model import split_result
 from vildcli.evaluation.predict import Scorer, predict
 from vildcli.text.bank import embed_categories
@@ -28,11 +29,13 @@ def make_validator(
 
     Raises:
         ModelError: annotations without images.
+        DataError: not an LVIS file.
     """
     if truth is None:
         return None
     if images is None:
         raise ModelError("--val needs the folder of its images.", hint="Give --val-images.")
+    check_lvis(read_content(truth), str(truth))
     annotations, folder, file = load_annotations(truth), images, truth
 
     def validate(detector: Detector) -> dict[str, float]:
