@@ -22,6 +22,7 @@ Examples:
   vildcli evaluate --model M --truth VOC2007/ImageSets/Main/test.txt --images VOC2007/JPEGImages
 """
 PROTOCOLS = ("lvis", "coco", "coco-48-17", "coco-65-15", "voc", "objects365")
+_OF_CROPS = ("clip-on-crops", "vild-text-clip")  # systems
 _PATH = click.Path(exists=True, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _MODEL_CHOICES = ("teacher", "prompts", "text_bank", "fusion", "device", "offline")
@@ -75,7 +76,7 @@ _MODEL_CHOICES = ("teacher", "prompts", "text_bank", "fusion", "device", "offlin
     metavar="FILE",
     help="Text embeddings of the truth's names, made elsewhere.",
 )
-@click.option("--fusion", metavar="RULE", help="uniform:0.6, for models with two sides.")
+@click.option("--fusion", metavar="RULE", help="uniform:0.6 for models with two sides, or objectness:0.5.")
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps.  [default: the best]")
 @click.option("--offline", is_flag=True, help="Never use the network.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -114,7 +115,7 @@ def command(
     report = report_on(subject)
     _show(report, per_category)
     if out is not None:
-        _write(report, out, images)
+        _write(report, out)
     if as_json:
         click.echo(json.dumps(_values(report, per_category)))
 
@@ -160,7 +161,7 @@ def _read_run(run: Path, truth: Truth, images: Path | None, choices: dict[str, A
     from vildcli.evaluation.run import read_evaluated_run, subject_of_run
 
     found = read_evaluated_run(run, truth, conf=choices["conf"], images=images)
-    subject = subject_of_run(found, proposals=choices["proposals"])
+    subject = subject_of_run(found, proposals=choices["proposals"], images=images)
     if choices["strict"]:
         refuse_leaks(subject.truth, subject.seen)
     return subject
@@ -206,6 +207,7 @@ def _show(report: Report, per_category: bool) -> None:
         console.show_table(PROPOSAL_RECALL, ("", "recall"), report.recalls.items())
         _show_published(report, PROPOSAL_RECALL, report.recalls)
     _show_failures(report)
+    _show_overlaps(report)
     if per_category:
         _show_categories(report)
 
@@ -233,6 +235,15 @@ def _show_failures(report: Report) -> None:
         console.show_table("What keeps box AP50 down", tuple(shares), [tuple(shares.values())])
 
 
+def _show_overlaps(report: Report) -> None:
+    """CLIP on crops gives parts of objects high scores: its score does not measure localisation."""
+    rows = [row for row in report.subject.overlap_scores if row.inside]
+    if report.subject.system in _OF_CROPS and rows:
+        columns = ("IoU", "parts of an object", "mean score of its name")
+        cells = [(f"{r.low:.1f} to {r.high:.1f}", r.inside, r.inside_score) for r in rows]
+        console.show_table("Scores of boxes that lie inside an object", columns, cells)
+
+
 def _show_categories(report: Report) -> None:
     from dataclasses import astuple
 
@@ -243,10 +254,14 @@ def _show_categories(report: Report) -> None:
         console.show_table(f"{result.title} by category", CATEGORY_COLUMNS, rows)
 
 
-def _write(report: Report, out: Path, images: Path | None) -> None:
+def _write(report: Report, out: Path) -> None:
+    from vildcli.evaluation.failure_sheet import write_failure_sheet
+    from vildcli.evaluation.plots import draw_confusion, draw_curves, draw_overlap_scores
     from vildcli.evaluation.report_files import write_report
 
-    write_report(report, out)
+    drawn = (draw_curves, draw_confusion, draw_overlap_scores, write_failure_sheet)
+    pictures = [draw(report, out) for draw in drawn]
+    write_report(report, out, [picture for picture in pictures if picture is not None])
     console.say(f"Report: {out / 'report.md'}")
 
 

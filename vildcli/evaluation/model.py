@@ -166,6 +166,7 @@ def predict_subject(
         fixed=found.get("fixed"),
         verdicts=judge.verdicts(),
         overlap_scores=overlaps.bins(),
+        files={image.id: images / image.file_name for image in truth.annotations.images},
         notes=(*truth.notes, *_unknown_names(truth, len(ids))),
     )
 

@@ -44,7 +44,12 @@ class Scorer:
         """[R, C] in 0-1."""
         bank = self.bank
         fused = score_regions(
-            regions.text_side, regions.image_side, bank.text_embeddings, bank.is_base, self.head
+            regions.text_side,
+            regions.image_side,
+            bank.text_embeddings,
+            bank.is_base,
+            self.head,
+            regions.objectness,
         ).fused
         return fused[:, : len(bank.category_ids)]
 

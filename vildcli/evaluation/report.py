@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from vildcli.errors import ModelError
@@ -50,6 +51,7 @@ class Subject:
         proposals: by objectness; None where they were not asked for.
         verdicts: what became of each object.
         overlap_scores: score by overlap, where the scores of every region are known.
+        files: of the truth's images, by id.
         notes: what was left out, and what a reader must know.
     """
 
@@ -61,6 +63,7 @@ class Subject:
     proposals: Predictions | None = None
     verdicts: tuple[Verdict, ...] = ()
     overlap_scores: tuple[OverlapBin, ...] = ()
+    files: Mapping[int, Path] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

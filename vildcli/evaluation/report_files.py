@@ -57,10 +57,11 @@ def report_values(report: Report) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value not in ({}, [], None)}
 
 
-def write_report(report: Report, out: Path) -> list[Path]:
-    """Write the files that need no picture; returns them."""
+def write_report(report: Report, out: Path, pictures: Sequence[Path] = ()) -> list[Path]:
+    """Write all but the pictures, which `report.md` shows at its end; returns the files."""
     out.mkdir(parents=True, exist_ok=True)
-    files = {"report.json": _json(report_values(report)), "report.md": _text(markdown(report))}
+    text = markdown(report, [picture.name for picture in pictures])
+    files = {"report.json": _json(report_values(report)), "report.md": _text(text)}
     subject = report.subject
     for result in report.results[:1]:
         rows = category_rows(subject.truth, result)
@@ -75,8 +76,8 @@ def write_report(report: Report, out: Path) -> list[Path]:
     return [out / name for name in files]
 
 
-def markdown(report: Report) -> str:
-    """The report to be read."""
+def markdown(report: Report, pictures: Sequence[str] = ()) -> str:
+    """The report to be read; pictures by file name."""
     subject = report.subject
     truth = subject.truth
     lines = [f"# {subject.seen.name} on {truth.protocol.name}", ""]
@@ -96,6 +97,7 @@ def markdown(report: Report) -> str:
         lines += ["", f"## {PROPOSAL_RECALL}", "", *_table(("", "recall"), rows)]
         lines += _beside(report, PROPOSAL_RECALL, report.recalls)
     lines += [*_failure_lines(report), *_error_lines(report), *_overlap_lines(report)]
+    lines += [f"\n![{Path(name).stem}]({name})" for name in pictures]
     return "\n".join(lines) + "\n"
 
 

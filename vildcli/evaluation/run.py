@@ -23,6 +23,7 @@ from vildcli.evaluation.proposals import proposals_of_image
 from vildcli.evaluation.report import Seen, Subject
 from vildcli.evaluation.truth import Truth
 from vildcli.labelling.masks import mask_to_rle
+from vildcli.labelling.plan import image_path
 from vildcli.labelling.records import OK, ImageRecord, LabelledImage, LabelRecord, read_part
 from vildcli.labelling.thresholds import RunView, view_run
 from vildcli.runs import file_sha256, read_run
@@ -131,16 +132,38 @@ def iter_stored_regions(found: EvaluatedRun) -> Iterator[StoredRegions]:
             )
 
 
-def subject_of_run(found: EvaluatedRun, *, proposals: bool = False) -> Subject:
-    """A run ready to be reported on: its labels, or the recall of its proposals."""
+def subject_of_run(
+    found: EvaluatedRun, *, proposals: bool = False, images: Path | None = None
+) -> Subject:
+    """A run ready to be reported on: its labels, or the recall of its proposals.
+
+    Args:
+        proposals: read proposals, and no labels.
+        images: folder of the truth's images; default where the run found its own.
+    """
     header = read_run(found.run, "labelling")
     seen = Seen(str(found.run), found.provenance, found.is_base, knows_all=False)
     subject = Subject(seen, header["settings"].get("system"), found.truth, notes=found.notes)
     if not proposals:
-        return replace(subject, predictions=found.predictions, verdicts=judge_run(found))
+        return replace(
+            subject,
+            predictions=found.predictions,
+            verdicts=judge_run(found),
+            files=_files(found, images),
+        )
     kept = header["settings"].get("keep_regions")
     note = () if kept else ("The run kept labelled regions only: recall is theirs.",)
     return replace(subject, proposals=_proposals(found), notes=(*found.notes[:-1], *note))
+
+
+def _files(found: EvaluatedRun, images: Path | None) -> dict[int, Path]:
+    if images is not None:
+        return {i.id: images / i.file_name for i in found.truth.annotations.images}
+    return {
+        found.image_ids[record.image_id]: image_path(found.run, record)
+        for record in found.view.images()
+        if record.image_id in found.image_ids
+    }
 
 
 def _proposals(found: EvaluatedRun) -> Predictions:
