@@ -105,3 +105,14 @@ def test_fuse__an_underflown_probability_is_finite_and_small() -> None:
     fused = fuse(text, image, torch.tensor([True, False]), Fusion("ensemble"))
     assert torch.isfinite(fused).all()
     assert fused.max() < 1e-12
+
+
+def test_objectness__takes_its_share_of_the_score() -> None:
+    plain = score_regions(None, IMAGE_SIDE, TEXTS, IS_BASE, head("image")).fused
+    objectness = torch.linspace(0.1, 0.9, len(IMAGE_SIDE))
+    weighted = head("image", objectness_weight=0.25)
+    found = score_regions(None, IMAGE_SIDE, TEXTS, IS_BASE, weighted, objectness)
+    expected = plain.numpy() ** 0.75 * objectness.numpy()[:, None] ** 0.25
+    np.testing.assert_allclose(found.fused.numpy(), expected, rtol=1e-5)
+    assert found.image is not None
+    assert torch.equal(found.image, plain)  # the side's own factor is kept as it is

@@ -149,7 +149,16 @@ def test_fusion__one_exponent(student: Path) -> None:
 def test_fusion__other_rules_are_refused(student: Path, rule: str) -> None:
     error = refusal(student, fusion=rule)
     assert str(error) == f"--fusion {rule} cannot be used with this model."
-    assert error.hint == "Write uniform:W with W from 0 to 1, for a model that has two sides."
+    assert error.hint == (
+        "Write objectness:W, or for a model that has two sides uniform:W, W from 0 to 1."
+    )
+
+
+def test_fusion__objectness_goes_into_score_and_settings(student: Path) -> None:
+    plain, weighted = opened(student), opened(student, fusion="objectness")
+    assert labeller_of(weighted).head.fusion.objectness_weight == 0.5
+    assert plain.settings["fusion"] == ["ensemble", 2 / 3]
+    assert weighted.settings["fusion"] == ["ensemble", 2 / 3, 0.5]
 
 
 def test_fusion__needs_two_sides(tmp_path: Path, clip: str) -> None:

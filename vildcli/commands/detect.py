@@ -140,7 +140,7 @@ _model_options = _options(
     click.option(
         "--fusion",
         metavar="RULE",
-        help="uniform:0.6 weighs both sides alike for every name.  [default: published]",
+        help="uniform:0.6 for every name, or objectness:0.5.  [default: published]",
     ),
     click.option(
         "--floor",

@@ -25,10 +25,13 @@ class Fusion:
         kind: `text` or `image` is that side alone, `classifier` a closed set's; `ensemble` is
             text^w · image^(1 - w) with w = base_weight for base categories and 1 - base_weight for
             novel ones; `uniform` uses base_weight for all.
+        objectness_weight: the score is then taken to 1 minus it, times the objectness to it; 0 in
+            ViLD, ½ for CLIP on crops, whose score says little about how a box lies.
     """
 
     kind: Literal["text", "image", "ensemble", "uniform", "classifier"]
     base_weight: float = BASE_TEXT_WEIGHT
+    objectness_weight: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ def score_regions(
     text_embeddings: Tensor,
     is_base: Tensor,
     head: ScoringHead,
+    objectness: Tensor | None = None,
 ) -> Scores:
     """Score every region against every category.
 
@@ -78,13 +82,18 @@ def score_regions(
         text_embeddings: [C, D] unit norm: everything that takes part in the softmax; of a closed
             set its weights.
         is_base: [C] bool.
+        objectness: [R] in 0-1; needed where the fusion gives it weight.
     """
     text = image = None
     if text_side is not None and head.fusion.kind != "image":
         text = _text_logits(text_side, text_embeddings, head).softmax(-1)[:, 1:]
     if image_side is not None and head.fusion.kind != "text":
         image = (image_side.float() @ text_embeddings.T / head.image_temperature).softmax(-1)
-    return Scores(fuse(text, image, is_base, head.fusion), text, image)
+    fused = fuse(text, image, is_base, head.fusion)
+    if weight := head.fusion.objectness_weight:
+        assert objectness is not None, "this fusion asks for objectness"
+        fused = fused ** (1 - weight) * objectness[:, None] ** weight
+    return Scores(fused, text, image)
 
 
 def free_side(

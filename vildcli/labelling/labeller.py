@@ -64,6 +64,7 @@ class VocabularyLabeller:
             self.bank.text_embeddings,
             self.bank.is_base,
             self.head,
+            regions.objectness,
         )
         policy, reported = self.policy, len(self.bank.category_ids)
         rows, columns = best_names(

@@ -15,7 +15,7 @@ from torch import Tensor
 from vildcli.checkpoint import Model, load_model
 from vildcli.detector.scoring import Fusion, ScoringHead
 from vildcli.errors import ModelError
-from vildcli.labelling.head import read_head
+from vildcli.labelling.head import StoredHead, read_head
 from vildcli.labelling.labeller import AttributeSet, VocabularyLabeller
 from vildcli.labelling.options import CLIP_ON_CROPS, DEFAULT_TEACHER, LabellingOptions
 from vildcli.runs import file_sha256
@@ -89,29 +89,49 @@ def open_stored_labeller(
         RunError: the run kept no region embeddings.
         ModelError: the text encoder that they live beside is gone, or is another one by now.
     """
+    stored, words = open_stored_words(run, options)
+    return make_labeller(vocabulary, words, with_fusion(stored.head, options.fusion), options)
+
+
+def open_stored_words(run: Path, options: LabellingOptions) -> tuple[StoredHead, Words | ClosedSet]:
+    """The head of a run's stored regions, and how names are read for them.
+
+    Args:
+        options: `model` and `teacher` say where the text encoder is now, if it has moved.
+
+    Raises:
+        RunError: the run kept no region embeddings.
+        ModelError: the text encoder that they live beside is gone, or is another one by now.
+    """
     stored = read_head(run)
-    if stored.reference.startswith(_OF_MODEL):
-        model = load_model(stored.reference.removeprefix(_OF_MODEL), torch.device("cpu"))
+    reference = _moved(stored.reference, options)
+    if reference.startswith(_OF_MODEL):
+        model = load_model(reference.removeprefix(_OF_MODEL), torch.device("cpu"))
         reader = closed_set_of(model) or model_encoder(model, options.offline)
     else:
-        reader = load_text_encoder(stored.reference, offline=options.offline)
+        reader = load_text_encoder(reference, offline=options.offline)
     if reader.identity != stored.text_encoder:
-        reference = stored.reference.removeprefix(_OF_MODEL)
         raise ModelError(
-            f"{reference} is not the text encoder that {run} was made with any more.",
+            f"{reference.removeprefix(_OF_MODEL)} is not the text encoder that {run} was made "
+            "with any more.",
             hint="Put the model back, or run detect again.",
         )
-    head = with_fusion(stored.head, options.fusion)
     if isinstance(reader, ClosedSet):
-        return make_labeller(vocabulary, reader, head, options)
+        return stored, reader
     prompts = load_prompts(options.prompts) if options.prompts else stored.prompts
     assert prompts is not None, "a text encoder is used with prompts"
     if options.attribute_prompts or stored.attribute_prompts is None:
         of_attributes = attribute_prompts(prompts, options.attribute_prompts)
     else:
         of_attributes = stored.attribute_prompts
-    words = Words(reader, prompts, stored.base, usual_context(stored.base), of_attributes)
-    return make_labeller(vocabulary, words, head, options)
+    context = usual_context(stored.base)
+    return stored, Words(reader, prompts, stored.base, context, of_attributes)
+
+
+def _moved(reference: str, options: LabellingOptions) -> str:
+    if not reference.startswith(_OF_MODEL):
+        return options.teacher or reference
+    return reference if options.model == CLIP_ON_CROPS else f"{_OF_MODEL}{options.model}"
 
 
 def attribute_prompts(prompts: Prompts, chosen: str | None) -> Prompts:
@@ -155,7 +175,7 @@ def make_labeller(
         groups = torch.tensor(category_groups(vocabulary.categories, vocabulary.parents))
     said |= {
         "vocabulary": vocabulary.fingerprint(),
-        "fusion": [head.fusion.kind, head.fusion.base_weight],
+        "fusion": _fusion_settings(head.fusion),
         "floor": options.floor,
         "max_det": options.max_det,
         "nms": options.nms,
@@ -284,21 +304,32 @@ def _context(options: LabellingOptions, default: Vocabulary | None) -> Vocabular
     return None if options.context == "none" else load_vocabulary(options.context)
 
 
+def _fusion_settings(fusion: Fusion) -> list[str | float]:
+    """Two values as ever, and a third where objectness counts: older runs go on."""
+    said: list[str | float] = [fusion.kind, fusion.base_weight]
+    return [*said, fusion.objectness_weight] if fusion.objectness_weight else said
+
+
 def with_fusion(head: ScoringHead, rule: str | None) -> ScoringHead:
+    """The head with the rule that a user wrote: `uniform:W`, or `objectness:W` (½ by default).
+
+    Raises:
+        ModelError: another rule, or one side where two are wanted.
+    """
     if rule is None:
         return head
     kind, _, weight = rule.partition(":")
     try:
-        exponent = float(weight)
+        exponent = float(weight or 0.5)
     except ValueError:
         exponent = -1.0
-    if kind != "uniform" or not 0 <= exponent <= 1 or head.fusion.kind != "ensemble":
-        raise ModelError(
-            f"--fusion {rule} cannot be used with this model.",
-            hint="Write uniform:W with W from 0 to 1, for a model that has two sides.",
-        )
-    return ScoringHead(
-        head.background, head.temperature, head.image_temperature, Fusion("uniform", exponent)
+    if kind == "objectness" and 0 <= exponent <= 1:
+        return replace(head, fusion=replace(head.fusion, objectness_weight=exponent))
+    if kind == "uniform" and weight and 0 <= exponent <= 1 and head.fusion.kind == "ensemble":
+        return replace(head, fusion=Fusion("uniform", exponent))
+    raise ModelError(
+        f"--fusion {rule} cannot be used with this model.",
+        hint="Write objectness:W, or for a model that has two sides uniform:W, W from 0 to 1.",
     )
 
 
