@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import URLError
 
-import nltk
 import pytest
+from wordnet_places import forget_wordnet, wordnet_only_in
 
 from vildcli import cli
 from vildcli.errors import MissingDependencyError, VocabularyError
@@ -97,14 +97,9 @@ def test_an_unknown_synset_is_refused_with_what_is_near(
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A machine whose only possible places of WordNet are folders of this test."""
-    monkeypatch.setenv("VILDCLI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "nltk")])
-    monkeypatch.setattr(module, "DEBIAN_FOLDER", tmp_path / "debian")
-    module._load.cache_clear()
-    yield tmp_path
-    module._load.cache_clear()
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    with wordnet_only_in(tmp_path):
+        yield tmp_path
 
 
 @pytest.fixture
@@ -143,7 +138,7 @@ def test_a_damaged_folder_is_named(elsewhere: Path) -> None:
 
 
 def test_many_threads_load_one_wordnet(wordnet: WordNet) -> None:
-    module._load.cache_clear()
+    forget_wordnet()
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: load_wordnet(), range(4)))
     assert all(one is found[0] for one in found)

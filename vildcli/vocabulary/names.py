@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from vildcli.vocabulary.category import Category
+from vildcli.vocabulary.category import Category, Vocabulary
 
-_QUALIFIER = re.compile(r"\s*\([^)]*\)")
+QUALIFIER = re.compile(r"\s*\([^)]*\)")
 
 
 def clean_name(raw: str) -> str:
@@ -88,6 +88,38 @@ def resolve_base(categories: Sequence[Category], base_categories: Sequence[Categ
     ]
 
 
+class NameOwners:
+    """Whose names are taken: those of categories, parents and negatives, qualified ones bare too.
+
+    A name is never given twice, nor bare where another has it with a qualifier: that was written to
+    tell two things apart.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._owners: dict[str, list[str]] = defaultdict(list)
+        for entry in (*vocabulary.categories, *vocabulary.parents):
+            for name in names_of(entry):
+                self._add(name, entry.name)
+        for name in vocabulary.negatives:
+            self._add(name, name)
+
+    def of(self, name: str) -> list[str]:
+        """Who has that name, however it is spelt."""
+        return self._owners.get(match_key(name), [])
+
+    def take(self, names: Iterable[str]) -> str:
+        """Take the first of these names that nobody has; the last is numbered where all are had."""
+        for name in names:
+            if not self.of(name):
+                self._add(name, name)
+                return name
+        return self.take(f"{name} {number}" for number in range(2, len(self._owners) + 3))
+
+    def _add(self, name: str, owner: str) -> None:
+        for key in _bare({match_key(name)}) | {match_key(name)}:
+            self._owners[key].append(owner)
+
+
 def _candidates(
     category: Category, by_synset: dict[str, list[int]], by_name: dict[str, list[int]]
 ) -> set[int]:
@@ -106,4 +138,4 @@ def _plain(keys: set[str]) -> set[str]:
 
 
 def _bare(keys: set[str]) -> set[str]:
-    return {_QUALIFIER.sub("", key).strip() or key for key in keys}
+    return {QUALIFIER.sub("", key).strip() or key for key in keys}

@@ -99,12 +99,18 @@ class WordNet:
         """The meanings of a noun, plural forms too, the most frequent first; no individuals."""
         word = name.strip().replace(" ", "_").lower()
         found = self._reader.synsets(word, pos="n") if word else []
-        return tuple(_sense(s) for s in found if not s.instance_hypernyms())
+        return tuple(dict.fromkeys(_sense(s) for s in found if not s.instance_hypernyms()))
 
     def singular(self, name: str) -> str | None:
         """The form that the dictionary lists; the name itself where it is listed."""
         found = self._reader.morphy(name.strip().replace(" ", "_").lower(), "n")
-        return None if found is None else str(found).replace("_", " ")
+        return None if found is None else _spaced(found)
+
+    def frequency(self, sense: Sense, name: str) -> int:
+        """How often a word had that meaning in the texts that WordNet counted: mostly 0."""
+        forms = {match for match in (name.lower(), self.singular(name)) if match}
+        lemmas = self._synset(sense.synset).lemmas()
+        return max((n.count() for n in lemmas if _spaced(n.name()).lower() in forms), default=0)
 
     def kinds(self, synset: str) -> tuple[Sense, ...]:
         """What is a kind of it, one level down, by name."""
@@ -114,6 +120,10 @@ class WordNet:
         """What it is a kind of, one level up, the most specific first."""
         found = self._synset(synset).hypernyms()
         return tuple(_sense(s) for s in sorted(found, key=lambda s: (-s.max_depth(), s.name())))
+
+    def above(self, synset: str) -> tuple[Sense, ...]:
+        """All that it is a kind of, on every way up, by name."""
+        return _by_name(set(self._synset(synset).closure(lambda s: s.hypernyms())))
 
     def members(self, synset: str) -> tuple[Sense, ...]:
         """The members of a group, such as the species of a genus, by name."""
@@ -256,8 +266,12 @@ def _lexnames() -> str:
 
 
 def _sense(synset: Any) -> Sense:
-    lemmas = tuple(str(name).replace("_", " ") for name in synset.lemma_names())
+    lemmas = tuple(map(_spaced, synset.lemma_names()))
     return Sense(synset.name(), lemmas, synset.definition(), synset.lexname().partition(".")[2])
+
+
+def _spaced(lemma: str) -> str:
+    return lemma.replace("_", " ")
 
 
 def _by_name(synsets: Iterable[Any]) -> tuple[Sense, ...]:
