@@ -250,11 +250,13 @@ def _category(row: _Document) -> Category:
 
 
 def _merged_parents(documents: Sequence[_Document]) -> list[_Document]:
-    """Those of all files, one of a name once: two expanded files may both roll up to animal."""
-    rows = (row for document in documents for row in document["parents"])
+    """Those of all files, each name once: two files may roll up to animal, one may look for it."""
+    own = {row["name"] for row in documents[0]["parents"]}
+    looked_for = {row["name"] for document in documents for row in document["categories"]} - own
     by_name: dict[str, _Document] = {}
-    for row in rows:
-        by_name.setdefault(row["name"], row)
+    for row in (row for document in documents for row in document["parents"]):
+        if row["name"] not in looked_for:
+            by_name.setdefault(row["name"], row)
     return list(by_name.values())
 
 
