@@ -24,6 +24,7 @@ HEADINGS: dict[str, dict[str, str]] = {
         "export": "Write a run's labels for other tools.",
     },
     "Words": {
+        "expand": "Add attributes, synonyms, kinds or species to a vocabulary.",
         "embed": "Turn a vocabulary into text embeddings.",
     },
     "Review": {
