@@ -165,6 +165,42 @@ def test_a_run__needs_no_torch(world: Path, labelled: Path, tmp_path: Path) -> N
     assert found.returncode == 0, found.stderr
 
 
+def test_a_run_of_detect__knows_what_its_model_has_seen(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the model's file through detect and its records: nothing is lost on the way."""
+    for model, expected in (("clean.safetensors", []), ("coco.safetensors", ["coco"])):
+        out = tmp_path / model
+        detect = ["detect", str(world / "world"), "--model", str(world / model), "--out", str(out)]
+        words = ["--classes", "apple, pear, plum", "--context", "none", "--offline"]
+        assert run([*detect, *words, "--device", "cpu"]) == 0
+        capsys.readouterr()
+        assert run(["evaluate", str(out), *truth_of(world), "--json"]) == 0
+        values = printed(capsys)
+        assert len(values.get("not_zero_shot", [])) == len(expected)
+        assert "not_known" not in values
+        assert values["system"] == "vild-ensemble"
+
+
+def test_clip_on_crops__with_a_models_regions(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crops = ["--model", "clip-on-crops", "--teacher", f"local-dir:{world / 'clip'}"]
+    more = ["--images", str(world / "world"), "--offline", "--device", "cpu", "--json"]
+    regions = ["--regions-from", str(world / "coco.safetensors"), "--regions", "12"]
+    assert run(["evaluate", *crops, *regions, *truth_of(world), *more]) == 0
+    values = printed(capsys)
+    assert values["system"] == "clip-on-crops"
+    assert "by_training" not in values  # no boxes were trained on at all
+    assert values["not_zero_shot"] == [
+        "The initialisation of the proposer of the model has seen boxes of COCO's 80 categories, "
+        "on COCO train2017, where LVIS val images lie too."
+    ]
+    assert sum(row["regions"] for row in values["overlap_scores"]) <= 3 * 12
+    assert run(["evaluate", *crops, *regions, *truth_of(world), *more, "--proposals"]) == 0
+    assert "proposal_recall" in printed(capsys)
+
+
 def test_out__holds_a_report_and_is_not_overwritten_by_another(
     world: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -215,8 +215,9 @@ def test_read_evaluated_run__refuses_scaled_copies(tmp_path: Path, truth: Path) 
 def test_an_empty_run__is_zero_and_not_an_error(tmp_path: Path, truth: Path) -> None:
     found = read(tmp_path, truth, [DrawnImage(image.name, image.size) for image in IMAGES])
     assert len(found.predictions) == 0
-    results, _ = evaluate(found.truth, found.predictions)
+    results, warnings = evaluate(found.truth, found.predictions)
     assert [result.metrics["AP"] for result in results] == [0, 0]
+    assert warnings == ("There is not one prediction: every number is 0.",)
 
 
 def test_provenance__of_the_run_or_of_its_proposals(tmp_path: Path, truth: Path) -> None:

@@ -38,6 +38,13 @@ def test_load_truth__takes_the_rules_that_a_file_is_made_for(tmp_path: Path) -> 
     assert load_truth(tmp_path).protocol.name == "voc"
 
 
+def test_load_truth__refuses_a_file_without_images(tmp_path: Path) -> None:
+    path = write(tmp_path / "empty.json", truth(0, 3))
+    with pytest.raises(DataError) as caught:
+        load_truth(path)
+    assert str(caught.value) == f"{path} has no images."
+
+
 def test_load_truth__of_lvis_groups_by_frequency(tmp_path: Path) -> None:
     found = load_truth(write(tmp_path / "lvis.json", truth(1, 4)))
     assert found.groups == {

@@ -31,6 +31,8 @@ def evaluate(truth: Truth, predictions: Predictions) -> tuple[tuple[Result, ...]
         DataError: predictions that would make a number wrong.
     """
     warnings = check_predictions(predictions, truth.content, truth.iou_types)
+    if not len(predictions):
+        warnings += ("There is not one prediction: every number is 0.",)
     rules = truth.protocol.rules
     if rules == "voc":
         return (evaluate_voc(truth.content, predictions),), warnings

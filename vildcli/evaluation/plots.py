@@ -78,15 +78,12 @@ def draw_overlap_scores(report: Report, out: Path) -> Path | None:
         return None
     with _figure(5.0, 4.2) as figure:
         axes = figure.add_subplot()
-        middles = [(row.low + row.high) / 2 for row in found]
-        axes.plot(middles, [row.score for row in found], marker="o", label="all regions")
-        inside = [row for row in found if row.inside]
-        axes.plot(
-            [(row.low + row.high) / 2 for row in inside],
-            [row.inside_score for row in inside],
-            marker="s",
-            label="parts of the object",
-        )
+        for label, marker, points in (
+            ("all regions", "o", [(row, row.score) for row in found]),
+            ("parts of the object", "s", [(row, row.inside_score) for row in found]),
+        ):
+            known = [((row.low + row.high) / 2, y) for row, y in points if y is not None]
+            axes.plot([x for x, _ in known], [y for _, y in known], marker=marker, label=label)
         axes.set(xlim=(0, 1), xlabel="IoU with the object", ylabel="mean score of its name")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)

@@ -87,18 +87,20 @@ def load_truth(path: Path, protocol: str | None = None) -> Truth:
         protocol: a key of `PROTOCOLS`; None takes the rules that the file is made for.
 
     Raises:
-        DataError: unreadable, or not what the protocol needs.
+        DataError: unreadable, without images, or not what the protocol needs.
     """
     content = read_voc(path) if is_voc(path) else read_content(path)
     chosen = PROTOCOLS[protocol or guess_protocol(path, content)]
     if chosen.rules == "lvis":
         check_lvis(content, str(path))
     annotations = annotation_set(content, path)
+    if not annotations.images:
+        raise DataError(f"{path} has no images.")
     groups, notes = _groups(chosen, annotations.categories, path)
     truth = Truth(path, chosen, content, annotations, groups, notes)
     if not chosen.only_groups:
         return truth
-    names = frozenset().union(*groups.values())
+    names: frozenset[int] = frozenset().union(*groups.values())
     images = {row["image_id"] for row in content["annotations"] if row["category_id"] in names}
     return truth.restricted(images, names)
 
