@@ -17,6 +17,7 @@ from vildcli import runs
 from vildcli.cli import run as vildcli
 from vildcli.errors import DataError, RunError
 from vildcli.export.coco import export_coco
+from vildcli.export.selection import Selection
 from vildcli.labelling.masks import full_frame, object_mask
 from vildcli.labelling.thresholds import view_run
 
@@ -31,6 +32,13 @@ def read_coco(path) -> COCO:
         return COCO(str(path))
 
 
+def export(run, out, *, geometry="rle", images_root=None, max_per_image=None, **asked):
+    selection = Selection(
+        view_run(run, **asked), images_root=images_root, max_per_image=max_per_image
+    )
+    return export_coco(selection, out, geometry=geometry)
+
+
 def stored(run, conf=None):
     """(image record, label record) of what is shown, in order."""
     view = view_run(run, conf=conf)
@@ -39,7 +47,7 @@ def stored(run, conf=None):
 
 @pytest.mark.parametrize("conf", [None, 0.0])
 def test_export_coco__label_by_label(run, tmp_path, conf):
-    export_coco(run, tmp_path / "coco.json", conf=conf)
+    export(run, tmp_path / "coco.json", conf=conf)
     coco = read_coco(tmp_path / "coco.json")
     expected = stored(run, conf)
     annotations = coco.dataset["annotations"]
@@ -63,7 +71,7 @@ def test_export_coco__label_by_label(run, tmp_path, conf):
 
 
 def test_export_coco__images_and_ids(run, tmp_path):
-    summary = export_coco(run, tmp_path / "coco.json")
+    summary = export(run, tmp_path / "coco.json")
     content = json.loads((tmp_path / "coco.json").read_text())
     assert content["images"] == [
         {"id": 1, "file_name": "a.png", "width": 96, "height": 64},
@@ -87,7 +95,7 @@ def test_export_coco__images_and_ids(run, tmp_path):
 
 def test_export_coco__polygons_and_boxes(run, tmp_path):
     for geometry in ("rle", "polygon", "box"):
-        export_coco(run, tmp_path / f"{geometry}.json", geometry=geometry)
+        export(run, tmp_path / f"{geometry}.json", geometry=geometry)
     by_rle, by_polygon, by_box = (
         read_coco(tmp_path / f"{geometry}.json") for geometry in ("rle", "polygon", "box")
     )
@@ -109,15 +117,16 @@ def test_export_coco__boxes_are_cut_and_never_empty(tmp_path):
     )
     run = build_run(tmp_path / "run", tmp_path / "photos", [DrawnImage("a.png", labels=outside)])
     for geometry in ("rle", "polygon", "box"):
-        export_coco(run, tmp_path / "coco.json", geometry=geometry)
+        export(run, tmp_path / "coco.json", geometry=geometry)
         coco = read_coco(tmp_path / "coco.json")
         assert coco.anns[1]["bbox"] == [0.0, 0.0, 20.0, 20.0]
+        assert coco.anns[2]["bbox"] == [5.0, 5.0, 1.0, 1.0]
         rles = [coco.annToRLE(annotation) for annotation in coco.dataset["annotations"]]
         assert (coco_mask.area(rles) > 0).all()
 
 
 def test_export_coco__max_per_image(run, tmp_path):
-    summary = export_coco(run, tmp_path / "coco.json", conf=0, max_per_image=1)
+    summary = export(run, tmp_path / "coco.json", conf=0, max_per_image=1)
     content = json.loads((tmp_path / "coco.json").read_text())
     assert [a["score"] for a in content["annotations"]] == [0.9, 0.8]
     assert (summary.labels, summary.hidden) == (2, 4)
@@ -134,7 +143,7 @@ def test_export_coco__joint_scores_take_the_place_of_scores(tmp_path):
     images = [DrawnImage("a.png", labels=labels)]
     run = build_run(tmp_path / "run", tmp_path / "photos", images, vocabulary=vocabulary)
     out = tmp_path / "coco.json"
-    summary = export_coco(run, out, where=["colour=red"], joint=True)
+    summary = export(run, out, where=["colour=red"], joint=True)
     first, second = json.loads(out.read_text())["annotations"]
     assert (first["label"], first["score"], first["category_score"]) == (1, 0.6, 0.8)
     assert (second["label"], second["score"], second["category_score"]) == (0, 0.45, 0.9)
@@ -147,14 +156,14 @@ def test_export_coco__joint_scores_take_the_place_of_scores(tmp_path):
 
 
 def test_export_coco__is_byte_identical(run, tmp_path):
-    export_coco(run, tmp_path / "a.json")
-    export_coco(run, tmp_path / "b.json")
+    export(run, tmp_path / "a.json")
+    export(run, tmp_path / "b.json")
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
 def test_export_coco__exports_the_finished_units(tmp_path):
     run = build_run(tmp_path / "run", tmp_path / "photos", finished=1)
-    summary = export_coco(run, tmp_path / "coco.json")
+    summary = export(run, tmp_path / "coco.json")
     assert (summary.images, summary.units_done, summary.units_total) == (2, 1, 2)
 
 
@@ -163,7 +172,7 @@ def test_export_coco__failure_leaves_the_old_file(run, tmp_path):
     out.write_text("old")
     (run / "labels" / "000001.parquet").write_bytes(b"damaged")
     with pytest.raises(DataError):
-        export_coco(run, out)
+        export(run, out)
     assert out.read_text() == "old"
     assert [path.name for path in tmp_path.glob(".*")] == []
 
@@ -176,19 +185,19 @@ def test_export_coco__is_never_seen_half_written(run, tmp_path, monkeypatch):
         "replace",
         lambda a, b: (seen.append((tmp_path / "coco.json").exists()), replace(a, b)),
     )
-    export_coco(run, tmp_path / "coco.json")
+    export(run, tmp_path / "coco.json")
     assert seen == [False]
     assert json.loads((tmp_path / "coco.json").read_text())["annotations"]
 
 
 def test_export_coco__images_root(run, tmp_path):
     (tmp_path / "photos").rename(tmp_path / "moved")
-    export_coco(run, tmp_path / "coco.json", images_root=tmp_path / "moved")
+    export(run, tmp_path / "coco.json", images_root=tmp_path / "moved")
     assert (
         json.loads((tmp_path / "coco.json").read_text())["images"][1]["file_name"] == "deep/b.jpg"
     )
     with pytest.raises(DataError) as error:
-        export_coco(run, tmp_path / "coco.json", images_root=tmp_path / "run")
+        export(run, tmp_path / "coco.json", images_root=tmp_path / "run")
     assert str(error.value) == f"{tmp_path / 'run'} has no a.png."
 
 
@@ -198,7 +207,7 @@ def test_export_coco__several_sources_do_not_share_names(tmp_path):
         tmp_path / "photos",
         arguments={"sources": {"photos": str(tmp_path / "photos"), "more": str(tmp_path)}},
     )
-    export_coco(run, tmp_path / "coco.json")
+    export(run, tmp_path / "coco.json")
     names = [im["file_name"] for im in json.loads((tmp_path / "coco.json").read_text())["images"]]
     assert names == ["photos/a.png", "photos/deep/b.jpg", "photos/empty.png"]
 
@@ -206,7 +215,7 @@ def test_export_coco__several_sources_do_not_share_names(tmp_path):
 def test_export_coco__out_that_cannot_be_written(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError) as error:
-        export_coco(run, tmp_path / "file" / "coco.json")
+        export(run, tmp_path / "file" / "coco.json")
     assert str(error.value) == f"{tmp_path / 'file' / 'coco.json'} cannot be written: File exists."
 
 

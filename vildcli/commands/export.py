@@ -13,7 +13,7 @@ from vildcli import console
 from vildcli.errors import RunError
 
 if TYPE_CHECKING:
-    from vildcli.export.coco import Geometry
+    from vildcli.export.geometry import Geometry
 
 EXAMPLE = """\
 \b
@@ -23,10 +23,10 @@ Example:
 
 
 def _known_format(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
-    from vildcli.export import EXPORTERS
+    from vildcli.export import FORMATS
 
-    if value not in EXPORTERS:
-        raise click.BadParameter(f"{value!r} is none of: {', '.join(EXPORTERS)}.")
+    if value not in FORMATS:
+        raise click.BadParameter(f"{value!r} is none of: {', '.join(FORMATS)}.")
     return value
 
 
@@ -38,17 +38,17 @@ def _known_format(ctx: click.Context, parameter: click.Parameter, value: str) ->
     default="coco",
     show_default=True,
     callback=_known_format,
-    help="Format: coco.",
+    help="Format: coco, csv, parquet.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="File to write.  [default: RUN/coco.json]"
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File or folder to write.  [default: in RUN, such as RUN/coco.json]",
 )
 @click.option(
     "--geometry",
     type=click.Choice(["box", "polygon", "rle"]),
-    default="rle",
-    show_default=True,
-    help="What the segmentation holds.",
+    help="What is written of a region.  [default: the format's richest or most usual]",
 )
 @click.option(
     "--conf",
@@ -77,7 +77,7 @@ def command(
     run: Path,
     target: str,
     out: Path | None,
-    geometry: Geometry,
+    geometry: Geometry | None,
     conf: float | None,
     where: tuple[str, ...],
     joint: bool,
@@ -89,14 +89,18 @@ def command(
 
     What is not asked for stays in the run; export again with another --conf or --where at any time.
     """
-    from vildcli.export import EXPORTERS
+    from vildcli.export import FORMATS
+    from vildcli.export.selection import Selection
+    from vildcli.labelling.thresholds import view_run
 
-    out = out or run / f"{target}.json"
+    form = FORMATS[target]
+    if geometry is not None and geometry not in form.geometries:
+        raise click.UsageError(f"--to {target} holds --geometry {' or '.join(form.geometries)}.")
+    selection = Selection(view_run(run, conf=conf, where=where, joint=joint), images_root=images)
+    out = out or run / form.name
     if out.exists() and not force:
         raise RunError(f"{out} exists.", hint="Choose another --out, or --force to overwrite it.")
-    summary = EXPORTERS[target](
-        run, out, geometry=geometry, conf=conf, where=where, joint=joint, images_root=images
-    )
+    summary = form.export(selection, out, geometry=geometry or form.geometries[0])
     if summary.units_done < summary.units_total:
         console.warn(
             f"{run} is not complete: {summary.units_done} of {summary.units_total} units are done."

@@ -2,6 +2,39 @@
 
 from __future__ import annotations
 
-from vildcli.export.coco import export_coco
+from collections.abc import Callable
+from dataclasses import dataclass
 
-EXPORTERS = {"coco": export_coco}
+from vildcli.export.coco import export_coco
+from vildcli.export.csv import export_csv
+from vildcli.export.geometry import Geometry
+from vildcli.export.parquet import export_parquet
+from vildcli.export.summary import ExportSummary
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One format to export to.
+
+    Attributes:
+        export: takes a selection and `out`, and as keywords `geometry` and the `options`.
+        name: of the file or folder, where none is given.
+        geometries: what it can hold of a region; the first one is the default.
+        beside: ends of the names of files that are written beside `name`.
+        splits_files: whether a split makes a file a part.
+        options: of the command, for this format only.
+    """
+
+    export: Callable[..., ExportSummary]
+    name: str
+    geometries: tuple[Geometry, ...]
+    beside: tuple[str, ...] = ()
+    splits_files: bool = False
+    options: tuple[str, ...] = ()
+
+
+FORMATS = {
+    "coco": Format(export_coco, "coco.json", ("rle", "polygon", "box"), splits_files=True),
+    "csv": Format(export_csv, "labels.csv", ("box", "polygon", "rle")),
+    "parquet": Format(export_parquet, "labels.parquet", ("rle", "polygon", "box")),
+}

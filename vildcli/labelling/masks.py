@@ -159,16 +159,25 @@ def _grid_lines(low: float, high: float, size: int, limit: int) -> Floats:
     return lines if len(lines) > 1 else np.array([0.0, limit])
 
 
-def _without_holes(points: Floats, offsets: Offsets) -> Floats:
-    """Join each hole to the outline by a bridge between their nearest points; closed, [n, 2]."""
-    outline = points[offsets[0] : offsets[1]]
-    for start, end in itertools.pairwise(offsets[1:]):
-        hole = points[start : end - 1]
-        distances = ((outline[:, None] - hole) ** 2).sum(axis=2)
+def join_rings(rings: Sequence[Floats]) -> Floats:
+    """Join rings of points [n, 2], none of them closed, to the first one.
+
+    Each hangs on by a bridge of no width between nearest points.
+    """
+    outline = rings[0]
+    for ring in rings[1:]:
+        distances = ((outline[:, None] - ring) ** 2).sum(axis=2)
         here, there = np.unravel_index(distances.argmin(), distances.shape)
-        ring = np.roll(hole, -int(there), axis=0)
-        outline = np.concatenate([outline[: here + 1], ring, ring[:1], outline[here:]])
+        turned = np.roll(ring, -int(there), axis=0)
+        outline = np.concatenate([outline[: here + 1], turned, turned[:1], outline[here:]])
     return outline
+
+
+def _without_holes(points: Floats, offsets: Offsets) -> Floats:
+    """Join each hole to the outline; closed, [n, 2]."""
+    rings = [points[start : end - 1] for start, end in itertools.pairwise(offsets)]
+    outline = join_rings(rings)
+    return np.concatenate([outline, outline[:1]])
 
 
 def _area(closed: Floats) -> float:

@@ -28,11 +28,13 @@ from vildcli.evaluation.model import (
 from vildcli.evaluation.predict import Scorer, predict
 from vildcli.evaluation.predictions import Predictions
 from vildcli.export.coco import export_coco
+from vildcli.export.selection import Selection
 from vildcli.labelling.label import label_images
 from vildcli.labelling.model import open_labelling_model
 from vildcli.labelling.options import LabellingOptions
 from vildcli.labelling.run import labelling_settings, open_labelling_run
 from vildcli.labelling.sources import find_images
+from vildcli.labelling.thresholds import view_run
 from vildcli.review.sheet import write_contact_sheet
 from vildcli.runs import open_run
 from vildcli.teacher.clip_on_crops import CropDetector
@@ -243,6 +245,6 @@ def _label(fresh: World, model: Path, out: Path, progress: Progress) -> tuple[Pa
     with progress("Labelling fresh scenes", FRESH_IMAGES) as advance:
         label_images(run, opened, keep_regions=True, advance=lambda images: advance(images))
     coco = out / "coco.json"
-    export_coco(run, coco, conf=0.0)
+    export_coco(Selection(view_run(run, conf=0.0)), coco)
     write_contact_sheet(run, out / "sheet.png")
     return run, coco
