@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from vildcli.export.coco import export_coco
 from vildcli.export.csv import export_csv
 from vildcli.export.geometry import Geometry
+from vildcli.export.lvis import export_lvis
 from vildcli.export.parquet import export_parquet
 from vildcli.export.summary import ExportSummary
 
@@ -35,6 +36,7 @@ class Format:
 
 FORMATS = {
     "coco": Format(export_coco, "coco.json", ("rle", "polygon", "box"), splits_files=True),
+    "lvis": Format(export_lvis, "lvis.json", ("polygon", "rle", "box"), splits_files=True),
     "csv": Format(export_csv, "labels.csv", ("box", "polygon", "rle")),
     "parquet": Format(export_parquet, "labels.parquet", ("rle", "polygon", "box")),
 }

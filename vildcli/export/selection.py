@@ -25,12 +25,14 @@ class SelectedImage:
         name: POSIX; of no other image of the export, whatever the number of sources.
         part: of the split; None without one.
         labels: to write, best first.
+        stored: all that the run has of it.
     """
 
     record: ImageRecord
     name: str
     part: str | None
     labels: tuple[LabelRecord, ...]
+    stored: tuple[LabelRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,10 @@ class Selection:
         labels = self.view.shown(image)[: self.max_per_image]
         counts["labels"] += len(labels)
         counts["stored"] += len(image.labels)
-        return SelectedImage(image.image, self.name(image.image), self.part_of(image.image), labels)
+        record = image.image
+        return SelectedImage(
+            record, self.name(record), self.part_of(record), labels, stored=image.labels
+        )
 
     def _holds(self, image: ImageRecord) -> bool:
         readable = image.status == OK and image.width > 0 and image.height > 0
