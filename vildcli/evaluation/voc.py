@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vildcli.evaluation.predictions import Floats, Predictions
+from vildcli.evaluation.predictions import Floats, Ints, Predictions
 from vildcli.evaluation.result import RECALLS, CategoryResult, Result, mean
 
 THRESHOLDS = (0.5, 0.75)
@@ -57,8 +57,7 @@ def evaluate_voc(content: Mapping[str, Any], predictions: Predictions) -> Result
             VOC files converted by others, `ignore` or `iscrowd`.
         predictions: of its images and categories.
     """
-    truth = _truth(content)
-    at_50, at_75 = (_curves(truth, predictions, threshold) for threshold in THRESHOLDS)
+    at_50, at_75 = _curves(_truth(content), predictions)
     metrics = {
         "AP50": mean(curve.area() for curve in at_50.values()),
         "AP75": mean(curve.area() for curve in at_75.values()),
@@ -101,42 +100,54 @@ def is_difficult(row: Mapping[str, Any]) -> bool:
     return any(row.get(key) for key in ("difficult", "ignore", "iscrowd"))
 
 
-def _curves(truth: _Truth, predictions: Predictions, threshold: float) -> dict[int, VocCurve]:
-    """By category; those without an object that must be found have none."""
-    curves = {}
+def _curves(truth: _Truth, predictions: Predictions) -> tuple[dict[int, VocCurve], ...]:
+    """For each threshold by category; those without an object that must be found have none."""
+    curves: tuple[dict[int, VocCurve], ...] = tuple({} for _ in THRESHOLDS)
     for category_id, images in sorted(truth.items()):
         wanted = sum(int((~objects.difficult).sum()) for objects in images.values())
-        if wanted:
-            rows = np.flatnonzero(predictions.category_ids == category_id)
-            rows = rows[np.argsort(-predictions.scores[rows], kind="stable")]
-            hits = _hits(images, predictions, rows, threshold)
+        if not wanted:
+            continue
+        rows = np.flatnonzero(predictions.category_ids == category_id)
+        rows = rows[np.argsort(-predictions.scores[rows], kind="stable")]
+        found = predictions.take(rows)
+        overlaps, nearest = _nearest(images, found)
+        for threshold, of_threshold in zip(THRESHOLDS, curves, strict=True):
+            hits = _hits(images, found.image_ids, overlaps, nearest, threshold)
             counted = hits[hits >= 0]
             right, shown = counted.cumsum(), np.arange(1, len(counted) + 1)
-            curves[category_id] = VocCurve(right / wanted, right / shown)
+            of_threshold[category_id] = VocCurve(right / wanted, right / shown)
     return curves
+
+
+def _nearest(images: Mapping[int, _Objects], found: Predictions) -> tuple[Floats, Ints]:
+    """The object of its image that each detection overlaps most [K], and by how much [K]."""
+    overlaps, nearest = np.zeros(len(found)), np.zeros(len(found), np.int64)
+    order = np.argsort(found.image_ids, kind="stable")
+    starts = np.flatnonzero(np.diff(found.image_ids[order], prepend=np.nan))
+    for places in np.split(order, starts[1:]):
+        objects = images.get(int(found.image_ids[places[0]])) if len(places) else None
+        if objects is not None:
+            each = box_overlaps(found.boxes[places], objects.boxes)
+            overlaps[places], nearest[places] = each.max(axis=1), each.argmax(axis=1)
+    return overlaps, nearest
 
 
 def _hits(
     images: Mapping[int, _Objects],
-    predictions: Predictions,
-    rows: NDArray[np.intp],
+    image_ids: Ints,
+    overlaps: Floats,
+    nearest: Ints,
     threshold: float,
-) -> NDArray[np.int64]:
-    """1 for right, 0 for wrong, -1 for on a difficult object; in the order of `rows`."""
-    hits = np.zeros(len(rows), np.int64)
+) -> Ints:
+    """1 for right, 0 for wrong, -1 for on a difficult object; best-scored first, as given."""
+    hits = np.zeros(len(overlaps), np.int64)
     found: set[tuple[int, int]] = set()
-    for place, row in enumerate(rows):
-        image_id = int(predictions.image_ids[row])
-        if (objects := images.get(image_id)) is None:
-            continue
-        overlaps = box_overlaps(predictions.boxes[row : row + 1], objects.boxes)[0]
-        best = int(overlaps.argmax())
-        if overlaps[best] < threshold:
-            continue
-        if objects.difficult[best]:
+    for place in np.flatnonzero(overlaps >= threshold):
+        image_id, object_ = int(image_ids[place]), int(nearest[place])
+        if images[image_id].difficult[object_]:
             hits[place] = -1
-        elif (image_id, best) not in found:
-            found.add((image_id, best))
+        elif (image_id, object_) not in found:
+            found.add((image_id, object_))
             hits[place] = 1
     return hits
 
