@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from vildcli.training.recipe import RECIPES
 from vildcli.training.train import make_optimiser, training_step
 from vildcli.types import Distillation, Target
 
+Precision = Literal["float32", "bfloat16"]
 OBJECTS, DISTILLED, EMBEDDING = 12, 300, 512
 WARM_UP = 3
 
@@ -104,7 +105,7 @@ def _boxes(count: int, side: int, generator: torch.Generator) -> Tensor:
 
 
 def _ours(
-    size: Size, examples: list[Example], device: torch.device, precision: str
+    size: Size, examples: list[Example], device: torch.device, precision: Precision
 ) -> Callable[[], object]:
     architecture = replace(ARCHITECTURES["resnet50"], image_size=size.pixels, channels=size.width)
     detector = Detector(architecture, SYSTEMS["vild-ensemble"], EMBEDDING).to(device).train()
@@ -121,7 +122,7 @@ def _ours(
 
 
 def _torchvisions(
-    size: Size, examples: list[Example], device: torch.device, precision: str
+    size: Size, examples: list[Example], device: torch.device, precision: Precision
 ) -> Callable[[], object]:
     model: Any = maskrcnn_resnet50_fpn_v2(
         weights=None,
@@ -143,7 +144,7 @@ def _torchvisions(
             losses = model(images, targets)
         total = torch.stack(list(losses.values())).sum()
         optimiser.zero_grad(set_to_none=True)
-        total.backward()
+        torch.autograd.backward(total)
         optimiser.step()
         return total.item()
 

@@ -1,0 +1,178 @@
+"""Writes docs/results.md from docs/results.json: `make docs`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vildcli.evaluation.published import published_numbers
+
+RESULTS = Path(__file__).with_name("results.json")
+PAGE = Path(__file__).with_name("results.md")
+KEYS = ("APr", "APc", "APf", "AP")
+# Our row, and the published one that stands beside it: system and setting in published.yaml.
+TABLE = {
+    "supervised, base": ("supervised", "R50, base only"),
+    "supervised, base + novel": ("supervised", "R50, base and novel"),
+    "supervised-rfs, base + novel": ("supervised-rfs", "R50, base and novel"),
+    "clip-on-crops": ("clip-on-crops", "R50, no objectness"),
+    "clip-on-crops, objectness": ("clip-on-crops", "R50, with objectness"),
+    "glove": ("glove", "R50"),
+    "vild-text": ("vild-text", "R50"),
+    "vild-image": ("vild-image", "R50"),
+    "vild l1 w=0.1": ("vild", "R50, L1, w = 0.1"),
+    "vild l1 w=0.5": ("vild", "R50, L1, w = 0.5"),
+    "vild l1 w=1": ("vild", "R50, L1, w = 1.0"),
+    "vild l2 w=0.5": ("vild", "R50, L2, w = 0.5"),
+    "vild l2 w=1": ("vild", "R50, L2, w = 1.0"),
+    "vild-ensemble": ("vild-ensemble", "R50, w = 0.5"),
+    "vild-text-clip": ("vild-text-clip", "R50"),
+    "vild-ensemble, no novel objects": None,
+}
+LADDER = {
+    "chance": "chance: novel names exchanged, on vild-ensemble's regions",
+    "vild-text": "vild-text",
+    "vild-ensemble": "vild-ensemble",
+    "teacher on its regions": "the teacher on vild-ensemble's regions",
+    "teacher on true boxes": "the teacher on true boxes",
+}
+RECALL = {
+    "proposals of vild-text": "base",
+    "proposals of supervised, base + novel": "base + novel",
+}
+_HEAD = """\
+# Results on the small world
+
+Made by `make docs` from `docs/results.json`; do not edit. Every number was measured by the commands
+at the end. The world is described in [world.md](world.md), the systems in [systems.md](systems.md).
+Ours is mask AP on drawn scenes, the paper's is on LVIS v1: only the *order* of the rows can be
+compared. Rare categories are novel: no box of them is trained on, but in the rows that say so.
+"""
+_COLUMNS = "| system | AP_r | AP_c | AP_f | AP | LVIS: AP_r | AP_c | AP_f | AP | seconds | seeds |"
+Rows = Sequence[dict[str, Any]]
+
+
+def page() -> str:
+    """The whole page."""
+    rows = json.loads(RESULTS.read_text(encoding="utf-8"))
+    lines = [_HEAD, *_table(rows), *_orderings(rows), *_ladder(rows), *_recall(rows)]
+    return "\n".join([*lines, *_provenance(rows)]) + "\n"
+
+
+def _of(rows: Rows, name: str) -> Rows:
+    return [row for row in rows if row["row"] == name]
+
+
+def _cell(rows: Rows, key: str) -> str:
+    """Mean over the seeds, and half the spread where there are several."""
+    values = [row[key] for row in rows]
+    mean = f"{statistics.fmean(values):.1f}"
+    return f"{mean} ± {(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else mean
+
+
+def _published(name: str) -> dict[str, float]:
+    if (wanted := TABLE[name]) is None:
+        return {}
+    for number in published_numbers():
+        if (number.protocol, number.measure, number.system, number.setting) == (
+            "lvis",
+            "Mask AP",
+            *wanted,
+        ) and number.source in ("paper", "v1"):
+            return dict(number.values)
+    return {}
+
+
+def _table(rows: Rows) -> Iterator[str]:
+    yield "## The paper's table"
+    yield ""
+    yield _COLUMNS
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    for name in TABLE:
+        if found := _of(rows, name):
+            ours = " | ".join(_cell(found, key) for key in KEYS)
+            published = _published(name)
+            theirs = " | ".join(f"{published[k]:g}" if k in published else "–" for k in KEYS)
+            seconds = round(statistics.fmean(row.get("train_seconds", 0) for row in found))
+            yield f"| {name} | {ours} | {theirs} | {seconds or '–'} | {len(found)} |"
+    yield ""
+
+
+def _orderings(rows: Rows) -> Iterator[str]:
+    """What the paper finds, held against the means measured here."""
+    claims = (
+        ("supervised on base finds nothing novel", "APr", "supervised, base", "=", None),
+        ("distillation finds more novel objects", "APr", "vild l1 w=0.5", ">", "vild-text"),
+        ("the ensemble recovers frequent ones", "APf", "vild-ensemble", ">", "vild l1 w=0.5"),
+        ("a larger w finds more novel objects", "APr", "vild l1 w=1", ">", "vild l1 w=0.1"),
+        ("and costs frequent ones", "APf", "vild l1 w=0.1", ">", "vild l1 w=1"),
+        ("L1 beats L2 on novel objects", "APr", "vild l1 w=0.5", ">", "vild l2 w=0.5"),
+        ("the ensemble finds more than one head", "APr", "vild-ensemble", ">", "vild l1 w=0.5"),
+        ("the teacher itself finds most", "APr", "vild-text-clip", ">", "vild-ensemble"),
+        ("GloVe knows less than CLIP's text", "APr", "vild-text", ">", "glove"),
+        ("objectness helps CLIP on crops", "AP", "clip-on-crops, objectness", ">", "clip-on-crops"),
+    )
+    yield "## Which of the paper's orderings hold here"
+    yield ""
+    yield "| the paper finds | measured | holds |"
+    yield "|---|---|---|"
+    for words, key, left, sign, right in claims:
+        if not _of(rows, left) or (right and not _of(rows, right)):
+            continue
+        mine = statistics.fmean(row[key] for row in _of(rows, left))
+        other = statistics.fmean(row[key] for row in _of(rows, right)) if right else 0.0
+        holds = mine < 0.05 if sign == "=" else mine > other
+        beside = f", {right} {other:.1f}" if right else ""
+        yield f"| {words} | {_name(key)}: {left} {mine:.1f}{beside} | {'yes' if holds else 'no'} |"
+    yield ""
+
+
+def _name(key: str) -> str:
+    return key.replace("AP", "AP_") if len(key) == 3 else key
+
+
+def _ladder(rows: Rows) -> Iterator[str]:
+    yield "## The ladder"
+    yield ""
+    yield "What a system could find at most, and what chance finds:"
+    yield ""
+    yield "| | AP_r | AP |"
+    yield "|---|--:|--:|"
+    for name, words in LADDER.items():
+        if found := _of(rows, name):
+            yield f"| {words} | {_cell(found, 'APr')} | {_cell(found, 'AP')} |"
+    yield ""
+
+
+def _recall(rows: Rows) -> Iterator[str]:
+    yield "## Proposals"
+    yield ""
+    yield "Average recall of class-agnostic proposals (IoU 0.50 to 0.95), by what supervised them."
+    yield "LVIS, rare categories: 39.3, 48.3, 55.6 from base, 41.1, 50.9, 57.0 from base + novel."
+    yield ""
+    yield "| supervision | objects | AR@100 | AR@300 | AR@1000 |"
+    yield "|---|---|--:|--:|--:|"
+    for name, words in RECALL.items():
+        for row in _of(rows, name)[:1]:
+            groups = dict.fromkeys(key.rsplit(" ", 1)[0] for key in row["recall"])
+            for group in groups:
+                values = " | ".join(
+                    f"{row['recall'][f'{group} AR@{k}']:g}" for k in (100, 300, 1000)
+                )
+                yield f"| {words} | {group} | {values} |"
+    yield ""
+
+
+def _provenance(rows: Rows) -> Iterator[str]:
+    yield "## How it was measured"
+    yield ""
+    kinds = {(r["world"], r["steps"], r["hardware"], r["date"], r["command"]) for r in rows}
+    for world, steps, hardware, day, command in sorted(kinds):
+        yield f"- {day}, {hardware}, `{world}` world, {steps} steps a row: `{command}`"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
