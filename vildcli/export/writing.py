@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 from vildcli.errors import RunError
-from vildcli.runs import write_atomically
+from vildcli.runs import RUN_FILE, is_run, open_run, write_atomically
 
 KIND = "export"
+ImageFiles = Literal["link", "copy"]
 
 
 def write_file(out: Path, write: Callable[[Path], None]) -> None:
@@ -20,6 +25,64 @@ def write_file(out: Path, write: Callable[[Path], None]) -> None:
     """
     with _explained(out):
         write_atomically(out, write)
+
+
+def write_folder(out: Path, settings: Mapping[str, Any], write: Callable[[Path], None]) -> None:
+    """Let `write` fill a folder beside `out`, then rename it into place of an older export.
+
+    The folder says in its `run.json` that vildcli made it; nothing else is ever replaced.
+
+    Args:
+        settings: what the export was made of, for `run.json`.
+
+    Raises:
+        RunError: `out` holds something else than an export, or cannot be written.
+    """
+    out = Path(os.path.realpath(out))  # a link to another disk stays one
+    if out.exists() and not _is_replaceable(out):
+        raise RunError(
+            f"{out} is no export that vildcli made, so it is not replaced.",
+            hint="Choose another --out, or remove it yourself.",
+        )
+    beside, old = (out.with_name(f".{out.name}.{os.getpid()}{end}") for end in ("", ".old"))
+    try:
+        with _explained(out):
+            open_run(beside, kind=KIND, settings=settings)
+            write(beside)
+            _exchange(beside, out, old)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _is_replaceable(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    if not any(folder.iterdir()):
+        return True
+    # A labelling run is vildcli's too.
+    return is_run(folder) and json.loads((folder / RUN_FILE).read_bytes()).get("kind") == KIND
+
+
+def _exchange(new: Path, out: Path, old: Path) -> None:
+    if not out.exists():
+        new.rename(out)
+        return
+    out.rename(old)
+    try:
+        new.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    shutil.rmtree(old)
+
+
+def place_image(file: Path, target: Path, how: ImageFiles) -> None:
+    """Copy an image into an export, byte by byte, or link to where it is."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if how == "copy":
+        shutil.copyfile(file, target)
+    else:
+        target.symlink_to(file.absolute())
 
 
 @contextmanager
