@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vildcli import console
+from vildcli.commands.grouping import GroupedCommand
 
 if TYPE_CHECKING:
     from vildcli.labelling.label import LabellingSummary, StageSeconds
@@ -47,22 +48,6 @@ _GROUPS = {
     "Which labels are kept": ("floor", "conf", "max_det", "nms"),
     "Run": ("out", "keep_regions", "add_new", "limit", "shard", "force", "batch", "workers"),
 }
-
-
-class _GroupedCommand(click.Command):
-    """Shows its options under headings."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        options = {
-            p.name: p.get_help_record(ctx)
-            for p in self.get_params(ctx)
-            if isinstance(p, click.Option)
-        }
-        for heading, names in _GROUPS.items():
-            with formatter.section(heading):
-                formatter.write_dl([record for n in names if (record := options.pop(n))])
-        with formatter.section("Output"):
-            formatter.write_dl([record for record in options.values() if record])
 
 
 def _shard(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Shard:
@@ -206,7 +191,7 @@ _run_options = _options(
 )
 
 
-@click.command(cls=_GroupedCommand, epilog=EXAMPLE)
+@click.command(cls=GroupedCommand, groups=_GROUPS, epilog=EXAMPLE)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @_model_options
 @_run_options

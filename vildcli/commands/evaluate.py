@@ -76,7 +76,7 @@ _MODEL_CHOICES = ("teacher", "prompts", "text_bank", "fusion", "device", "offlin
     metavar="FILE",
     help="Text embeddings of the truth's names, made elsewhere.",
 )
-@click.option("--fusion", metavar="RULE", help="uniform:0.6 for models with two sides, or objectness:0.5.")
+@click.option("--fusion", metavar="RULE", help="uniform:0.6 (two sides), or objectness:0.5.")
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps.  [default: the best]")
 @click.option("--offline", is_flag=True, help="Never use the network.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")

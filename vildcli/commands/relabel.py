@@ -36,7 +36,7 @@ _FRACTION = click.FloatRange(0, 1)
     metavar="C",
     help="none, a vocabulary, a file.  [default: the model's base categories]",
 )
-@click.option("--fusion", metavar="RULE", help="uniform:0.6 for models with two sides, or objectness:0.5.")
+@click.option("--fusion", metavar="RULE", help="uniform:0.6 (two sides), or objectness:0.5.")
 @click.option(
     "--floor",
     type=_FRACTION,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vildcli import console
+from vildcli.commands.grouping import GroupedCommand
 
 if TYPE_CHECKING:
     from vildcli.training.inputs import TrainingOptions
@@ -34,6 +35,21 @@ _OF_RECIPE = (
 )
 
 
+_GROUPS = {
+    "What is trained": ("system", "backbone", "init", "finetune_classifier"),
+    "Data": ("annotations", "images", "base", "drop_degenerate", "val", "val_images"),
+    "Words and teacher": (
+        "teacher",
+        "text_encoder",
+        "prompts",
+        "teacher_cache",
+        "proposals",
+        "taught_regions",
+    ),
+    "Recipe": ("recipe", *_OF_RECIPE),
+}
+
+
 def _show_systems(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
@@ -51,9 +67,12 @@ def _show_systems(ctx: click.Context, parameter: click.Parameter, value: bool) -
 
 
 @click.command(
+    cls=GroupedCommand,
+    groups=_GROUPS,
+    rest="Run",
     epilog="\b\nExample:\n  vildcli train --system vild-ensemble --teacher local-dir:demo/teacher"
     " \\\n    --train demo/world/train.json --images demo/world/train --out runs/ensemble"
-    "\n  torchrun --nproc_per_node 8 -m vildcli train --recipe paper --backbone resnet50 …"
+    "\n  torchrun --nproc_per_node 8 -m vildcli train --recipe paper --backbone resnet50 …",
 )
 @click.option(
     "--list",
