@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 from vildcli.assets import cache_folder
@@ -105,6 +106,18 @@ class WordNet:
         """The form that the dictionary lists; the name itself where it is listed."""
         found = self._reader.morphy(name.strip().replace(" ", "_").lower(), "n")
         return None if found is None else _spaced(found)
+
+    def respelt(self, name: str) -> list[str]:
+        """Nouns that are the name with one letter more or less, or two exchanged."""
+        word = name.strip().replace(" ", "_").lower()
+        cuts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
+        edits = {head + letter + tail for head, tail in cuts for letter in ascii_lowercase}
+        edits |= {head + tail[1:] for head, tail in cuts}
+        edits |= {head + tail[1] + tail[0] + tail[2:] for head, tail in cuts if len(tail) > 1}
+        return sorted(_spaced(edit) for edit in edits if len(word) > 3 and self._has(edit))
+
+    def _has(self, lemma: str) -> bool:
+        return bool(self._reader._lemma_pos_offset_map.get(lemma, {}).get("n"))
 
     def frequency(self, sense: Sense, name: str) -> int:
         """How often a word had that meaning in the texts that WordNet counted: mostly 0."""
