@@ -25,6 +25,7 @@ HEADINGS: dict[str, dict[str, str]] = {
     },
     "Words": {
         "expand": "Add attributes, synonyms, kinds or species to a vocabulary.",
+        "vocab": "Show vocabularies, lint them, tell two apart.",
         "embed": "Turn a vocabulary into text embeddings.",
     },
     "Review": {
