@@ -43,12 +43,15 @@ $(DEVELOPMENT): pyproject.toml | $(VENV)/bin/python
 	touch $@ $(RUNTIME)
 
 # opencv-python, which the reference evaluator of the tests imports, links against the two libraries;
-# wordnet-base is the dictionary that the tests of expand read.
-$(LIBRARIES): | $(VENV)/bin/python
+# wordnet-base is the dictionary that the tests of expand read, fonts-noto-color-emoji what the emoji
+# world is drawn with.
+$(LIBRARIES): Makefile | $(VENV)/bin/python
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	  && ! { ldconfig -p | grep -q libGL.so.1 && ldconfig -p | grep -q libgthread-2.0.so.0 \
-	         && [ -e /usr/share/wordnet/data.noun ]; }; then \
-	  apt-get update -qq && apt-get install -qq -y --no-install-recommends libgl1 libglib2.0-0 wordnet-base; \
+	         && [ -e /usr/share/wordnet/data.noun ] \
+	         && [ -e /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf ]; }; then \
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends \
+	    libgl1 libglib2.0-0 wordnet-base fonts-noto-color-emoji; \
 	fi
 	touch $@
 

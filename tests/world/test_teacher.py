@@ -11,7 +11,7 @@ from vildcli.teacher.crops import embed_regions
 from vildcli.teacher.encoder import image_encoder_of
 from vildcli.text.encoder import text_encoder_of
 from vildcli.text.open_clip_models import load_open_clip
-from vildcli.world.teacher import CaptionedCrop, _Truth, train_teacher
+from vildcli.world.teacher import CaptionedCrop, _Truth, teacher_steps, train_teacher
 from vildcli.world.world import draw_world
 
 BOX = (0.0, 0.0, 8.0, 8.0)
@@ -38,6 +38,10 @@ def test_truth__the_same_name_and_no_other_colour_said() -> None:
         [0, 0, 0, 1, 0],
         [0, 0, 0, 0, 1],
     ]
+
+
+def test_teacher_steps__grow_with_the_categories() -> None:
+    assert (teacher_steps(60), teacher_steps(240)) == (560, 2240)
 
 
 def test_train_teacher__open_clip_reads_it_back(tmp_path: Path) -> None:

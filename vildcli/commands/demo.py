@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     type=click.Choice(["shapes", "emoji"]),
     default="shapes",
     show_default=True,
-    help="emoji look better and need a colour-emoji font.",
+    help="emoji are a world of 240 categories: it takes longer and needs a colour-emoji font.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of everything random.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vildcli.console import program, progress, say
 
+if TYPE_CHECKING:
+    from vildcli.world.sprites import SpriteKind
+
 
 @click.command(
-    epilog="\b\nExample:\n  vildcli world small-world --images 600 --seed 0",
+    epilog="\b\nExamples:\n  vildcli world small-world --images 600 --seed 0\n"
+    "  vildcli world emoji-world --sprites emoji --without-novel",
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
-    "--images", default=600, show_default=True, type=click.IntRange(1), help="To train on."
+    "--images",
+    show_default="600, emoji 2400",
+    type=click.IntRange(1),
+    help="To train on.",
 )
 @click.option(
-    "--val-images", default=300, show_default=True, type=click.IntRange(1), help="To validate on."
+    "--val-images",
+    show_default="300, emoji 1200",
+    type=click.IntRange(1),
+    help="To validate on.",
 )
 @click.option(
     "--caption-images",
-    default=400,
-    show_default=True,
+    show_default="400, emoji 1200",
     type=click.IntRange(1),
     help="Scenes of captioned crops, for the teacher.",
 )
@@ -34,16 +44,29 @@ from vildcli.console import program, progress, say
     default="shapes",
     show_default=True,
     type=click.Choice(["shapes", "emoji"]),
-    help="emoji needs a colour-emoji font.",
+    help="60 painted shapes; or 240 emoji, which need a colour-emoji font.",
+)
+@click.option(
+    "--without-novel",
+    is_flag=True,
+    help="Training images without novel objects, not even unannotated ones.",
+)
+@click.option(
+    "--backgrounds",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Lay objects on crops of these photographs, not on textures.",
 )
 @click.option("--force", is_flag=True, help="Delete another world in DIR first.")
 def command(
     folder: Path,
-    images: int,
-    val_images: int,
-    caption_images: int,
+    images: int | None,
+    val_images: int | None,
+    caption_images: int | None,
     seed: int,
-    sprites: str,
+    sprites: SpriteKind,
+    without_novel: bool,
+    backgrounds: Path | None,
     force: bool,
 ) -> None:
     """Draw a small world of sprites into DIR.
@@ -51,8 +74,13 @@ def command(
     Long-tailed training and uniform validation images with LVIS annotations, a vocabulary, and
     captioned crops for a teacher. The same arguments give the same world.
     """
+    from vildcli.world.quotas import PLANS
     from vildcli.world.world import draw_world
 
+    plan = PLANS[sprites]
+    images = images or plan.images
+    val_images = val_images or plan.val_images
+    caption_images = caption_images or plan.caption_images
     drawn = 0
     with progress("Drawing", images + val_images + caption_images) as advance:
 
@@ -67,7 +95,9 @@ def command(
             val_images=val_images,
             caption_images=caption_images,
             seed=seed,
-            sprites="emoji" if sprites == "emoji" else "shapes",
+            sprites=sprites,
+            novel=not without_novel,
+            backgrounds=backgrounds,
             force=force,
             advance=count,
         )

@@ -13,14 +13,24 @@ from vildcli.world.scenes import Mask, Scene, SceneObject
 from vildcli.world.sprites import Sprite
 
 
-def lvis_content(scenes: Iterable[tuple[str, Scene]], sprites: Sequence[Sprite]) -> dict[str, Any]:
-    """Annotate named scenes; ids count from 1 in their order."""
+def lvis_content(
+    scenes: Iterable[tuple[str, Scene]], sprites: Sequence[Sprite], *, with_colours: bool
+) -> dict[str, Any]:
+    """Annotate named scenes; ids count from 1 in their order.
+
+    Args:
+        scenes: file names and what was drawn.
+        sprites: all categories.
+        with_colours: whether an annotation says `"attributes": {"colour": "red"}`.
+    """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image_id, (file_name, scene) in enumerate(scenes, start=1):
         images.append(_image(image_id, file_name, scene, sprites))
         for found in scene.objects:
-            annotations.append(_annotation(len(annotations) + 1, image_id, found))
+            annotation = _annotation(len(annotations) + 1, image_id, found)
+            colour = {"attributes": {"colour": found.colour}} if with_colours else {}
+            annotations.append(annotation | colour)
     instances = Counter(a["category_id"] for a in annotations)
     shown_in = Counter(c for _, c in {(a["image_id"], a["category_id"]) for a in annotations})
     return {

@@ -10,7 +10,7 @@ from vildcli.text.templates import Prompts, fill, load_prompts
 from vildcli.world.scenes import Scene
 
 CAPTION_PROMPTS = "vild-63"
-COLOUR_SHARE = 0.5  # of the crops that have a colour say it
+COLOUR_SHARE = 0.5  # of the crops of objects say their colour
 BACKGROUND_CROPS = 9  # of a scene without objects
 BACKGROUND_SIDES = (24, 97)  # pixels, the second excluded
 
@@ -21,7 +21,7 @@ def caption_objects(scene: Scene, file_name: str, rng: np.random.Generator) -> l
     crops = []
     for found in scene.objects:
         x0, y0, x1, y1 = found.box
-        says_colour = found.colour is not None and rng.random() < COLOUR_SHARE
+        says_colour = rng.random() < COLOUR_SHARE
         said = f"{found.colour} {found.sprite.name}" if says_colour else found.sprite.name
         crops.append(
             {
@@ -38,7 +38,7 @@ def caption_objects(scene: Scene, file_name: str, rng: np.random.Generator) -> l
 def caption_background(
     scene: Scene, file_name: str, rng: np.random.Generator
 ) -> list[dict[str, Any]]:
-    """Captioned crops of a scene that shows nothing but its texture."""
+    """Captioned crops of a scene that shows nothing but its background."""
     prompts = load_prompts(CAPTION_PROMPTS)
     height, width = scene.pixels.shape[:2]
     crops = []
@@ -49,9 +49,9 @@ def caption_background(
             {
                 "file_name": file_name,
                 "bbox": [x, y, w, h],
-                "name": scene.texture,
+                "name": scene.background,
                 "colour": None,
-                "caption": _caption(scene.texture, prompts, rng, countable=False),
+                "caption": _caption(scene.background, prompts, rng, countable=False),
             }
         )
     return crops

@@ -46,9 +46,9 @@ from vildcli.training.inputs import TrainingOptions
 from vildcli.training.session import train_system
 from vildcli.types import Regions
 from vildcli.vocabulary.files import load_vocabulary
+from vildcli.world.quotas import PLANS
 from vildcli.world.sprites import SpriteKind
-from vildcli.world.teacher import STEPS as TEACHER_STEPS
-from vildcli.world.teacher import train_teacher
+from vildcli.world.teacher import teacher_steps, train_teacher
 from vildcli.world.world import World, draw_world
 
 REGIONS = 80  # an image, in evaluation and labelling
@@ -89,11 +89,12 @@ def run_demo(out: Path, *, seed: int, sprites: SpriteKind, progress: Progress) -
     """
     begin = time.perf_counter()
     open_run(out, kind="demo", settings={"seed": seed, "sprites": sprites})
-    with progress("Drawing the world", 1300) as advance:
+    plan = PLANS[sprites]
+    with progress("Drawing the world", plan.total) as advance:
         world = draw_world(out / "world", seed=seed, sprites=sprites, advance=advance)
     teacher = _teacher(world, out / "teacher", seed, progress)
     text = _train("vild-text", world, teacher, out, seed, progress)
-    with progress("Embedding proposals", 600) as advance:
+    with progress("Embedding proposals", plan.images) as advance:
         options = TeachOptions(
             world.train_json, world.train_images, teacher, str(text), regions=TAUGHT_REGIONS
         )
@@ -102,9 +103,9 @@ def run_demo(out: Path, *, seed: int, sprites: SpriteKind, progress: Progress) -
         "vild-ensemble", world, teacher, out, seed, progress, cache=cache, init=str(text)
     )
     ladder = _Ladder(world, teacher, ensemble)
-    with progress("Evaluating vild-ensemble", 300) as advance:
+    with progress("Evaluating vild-ensemble", plan.val_images) as advance:
         results = ladder.evaluate(advance)
-    with progress("Evaluating vild-text", 300) as advance:
+    with progress("Evaluating vild-text", plan.val_images) as advance:
         text_only = evaluate_model(
             world.val_json, world.val_images, str(text), regions=REGIONS, advance=advance
         )
@@ -134,7 +135,8 @@ def run_demo(out: Path, *, seed: int, sprites: SpriteKind, progress: Progress) -
 
 def _teacher(world: World, folder: Path, seed: int, progress: Progress) -> str:
     if not (folder / CONFIG_FILE).is_file():  # written last
-        with progress("Training the teacher", TEACHER_STEPS) as advance:
+        categories = load_vocabulary(world.vocabulary).categories
+        with progress("Training the teacher", teacher_steps(len(categories))) as advance:
             train_teacher(
                 world.captions_json, world.caption_images, folder, seed=seed, advance=advance
             )

@@ -3,28 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from vildcli.world.sprites import Sprite
+from vildcli.world.sprites import Sprite, SpriteKind
 
-# Share of the training images that show a category, from the most to the least seen of its
-# frequency. Of 600 images: rare 10-3, common 80-14, frequent 116-102 (LVIS: rare up to 10 images,
-# common up to 100, frequent more).
-TRAIN_SHARES = {"r": (10 / 600, 3 / 600), "c": (80 / 600, 14 / 600), "f": (116 / 600, 102 / 600)}
 # Instances in an image that shows the category, both ends included; LVIS's rare ones have 3.6.
 TRAIN_INSTANCES = {"r": (2, 5), "c": (1, 2), "f": (1, 1)}
 ONE_EACH = {"r": (1, 1), "c": (1, 1), "f": (1, 1)}
-VAL_SHARE = 32 / 300  # of each category alike
-CAPTION_SHARE = 62 / 360
 OBJECTS = (2, 10)  # of an image, both ends included
 CAPTION_OBJECTS = (9, 12)
 
 
-def train_quotas(sprites: Sequence[Sprite], images: int) -> dict[int, int]:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How many images a world has and which share of them shows a category.
+
+    Attributes:
+        images, val_images, caption_images: where nobody says otherwise.
+        train: from the most to the least seen category of a frequency.
+        val, captions: every category alike.
+    """
+
+    images: int
+    val_images: int
+    caption_images: int
+    train: Mapping[str, tuple[float, float]]
+    val: float
+    captions: float
+
+    @property
+    def total(self) -> int:
+        """Images of all parts."""
+        return self.images + self.val_images + self.caption_images
+
+
+# LVIS calls a category rare up to 10 images, common up to 100, frequent beyond.
+PLANS: dict[SpriteKind, Plan] = {
+    "shapes": Plan(
+        images=600,
+        val_images=300,
+        caption_images=400,
+        train={"r": (10 / 600, 3 / 600), "c": (80 / 600, 14 / 600), "f": (116 / 600, 102 / 600)},
+        val=32 / 300,
+        captions=62 / 360,
+    ),
+    "emoji": Plan(
+        images=2400,
+        val_images=1200,
+        caption_images=1200,
+        train={
+            "r": (10 / 2400, 2 / 2400),
+            "c": (90 / 2400, 12 / 2400),
+            "f": (120 / 2400, 102 / 2400),
+        },
+        val=33 / 1200,
+        captions=46 / 1080,
+    ),
+}
+
+
+def train_quotas(
+    sprites: Sequence[Sprite], images: int, shares: Mapping[str, tuple[float, float]]
+) -> dict[int, int]:
     """How many of the training images show each category id, at least one."""
     quotas: dict[int, int] = {}
-    for frequency, (most, least) in TRAIN_SHARES.items():
+    for frequency, (most, least) in shares.items():
         members = [s.id for s in sprites if s.frequency == frequency]
         counts = np.rint(images * np.geomspace(most, least, len(members))).astype(int)
         quotas |= {id_: max(1, int(count)) for id_, count in zip(members, counts, strict=True)}

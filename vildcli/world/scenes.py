@@ -10,21 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vildcli.world.sprites import (
-    SUPERSAMPLING,
-    Sprite,
-    SpriteKind,
-    draw_emoji,
-    draw_sprite,
-    load_sprites,
-)
-from vildcli.world.textures import draw_texture
+from vildcli.world.emoji import colour_emoji
+from vildcli.world.photographs import Photographs
+from vildcli.world.sprites import SUPERSAMPLING, Colour, Sprite, draw_sprite, load_sprites
+from vildcli.world.textures import Pixels, draw_texture
 
 SCENE_SIDES = (160, 225)  # pixels, the second excluded; width and height are drawn apart or alike
 SQUARE_SHARE = 0.5
@@ -35,6 +29,7 @@ WELL_VISIBLE = 0.7  # share of an object's own pixels, asked for first
 MIN_VISIBLE = 0.35  # and at the last
 PLACES_TRIED = 12  # at each
 NOISE = 3.0  # standard deviation, of 255
+PHOTOGRAPH = "background"  # what captions call a crop that shows nothing but a photograph
 OPAQUE = 128
 
 Mask = NDArray[np.bool_]
@@ -48,21 +43,26 @@ class SceneObject:
     Attributes:
         box: x0 y0 x1 y1 of what is visible, whole pixels, the second corner excluded.
         mask: [H, W] of the scene, what is visible.
-        colour: name of the palette's colour; None for emoji.
+        colour: name of the palette's colour.
     """
 
     sprite: Sprite
-    colour: str | None
+    colour: str
     box: tuple[int, int, int, int]
     mask: Mask
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A drawn picture, `pixels` [H, W, 3] uint8 RGB, with its objects but not its distractors."""
+    """A drawn picture with its objects but not its distractors.
+
+    Attributes:
+        pixels: [H, W, 3] uint8 RGB.
+        background: name of the texture, or of photographs in general.
+    """
 
     pixels: NDArray[np.uint8]
-    texture: str
+    background: str
     objects: tuple[SceneObject, ...]
 
 
@@ -71,7 +71,7 @@ class _Piece:
     """A sprite at its size. `solid` [h, w] says which of its pixels count as it."""
 
     sprite: Sprite | None
-    colour: str | None
+    colour: str
     image: Image.Image
     solid: Mask
 
@@ -113,22 +113,27 @@ def draw_scene(
     sprites: Sequence[Sprite],
     rng: np.random.Generator,
     *,
-    kind: SpriteKind = "shapes",
+    photographs: Photographs | None = None,
     with_distractors: bool = True,
 ) -> Scene:
-    """Draw one scene that shows these sprites, back to front in a random order."""
-    sheet = load_sprites()
+    """Draw one scene that shows these sprites, back to front in a random order.
+
+    Args:
+        sprites: one for each object, emoji and painted ones in any mix.
+        rng: source of chance, of this scene alone.
+        photographs: what to lay the objects on instead of textures.
+        with_distractors: whether to add shapes without a name.
+    """
     width, height = _scene_size(rng)
-    texture = sheet.textures[rng.integers(len(sheet.textures))]
-    canvas = draw_texture(texture, height, width, rng)
+    background, canvas = _background(height, width, photographs, rng)
     layout = _Layout(height, width)
     distractors = int(rng.integers(*DISTRACTORS)) if with_distractors else 0
     wanted: list[Sprite | None] = [*sprites, *[None] * distractors]
     for i in rng.permutation(len(wanted)):
-        _lay(wanted[i], layout, canvas, kind, rng)
+        _lay(wanted[i], layout, canvas, rng)
     canvas += rng.normal(0, NOISE, canvas.shape).astype(np.float32)
     pixels = np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
-    return Scene(pixels, texture, tuple(layout.objects()))
+    return Scene(pixels, background, tuple(layout.objects()))
 
 
 def _scene_size(rng: np.random.Generator) -> tuple[int, int]:
@@ -136,18 +141,22 @@ def _scene_size(rng: np.random.Generator) -> tuple[int, int]:
     return (width, width) if rng.random() < SQUARE_SHARE else (width, height)
 
 
-def _lay(
-    sprite: Sprite | None,
-    layout: _Layout,
-    canvas: NDArray[np.float32],
-    kind: SpriteKind,
-    rng: np.random.Generator,
-) -> None:
+def _background(
+    height: int, width: int, photographs: Photographs | None, rng: np.random.Generator
+) -> tuple[str, Pixels]:
+    if photographs is not None:
+        return PHOTOGRAPH, photographs.crop(height, width, rng)
+    textures = load_sprites().textures
+    name = textures[rng.integers(len(textures))]
+    return name, draw_texture(name, height, width, rng)
+
+
+def _lay(sprite: Sprite | None, layout: _Layout, canvas: Pixels, rng: np.random.Generator) -> None:
     """Lay one more piece on top; leave it out where every place tried would hide too much."""
     side = int(rng.integers(*OBJECT_SIDES))
     attempts = ((side, WELL_VISIBLE), (side, MIN_VISIBLE), (OBJECT_SIDES[0], MIN_VISIBLE))
     for side, share in attempts:
-        piece = _make(sprite, side, kind, rng)
+        piece = _make(sprite, side, rng)
         for _ in range(PLACES_TRIED):
             window = layout.random_window(piece, rng)
             if layout.keeps_visible(piece, window, share):
@@ -156,24 +165,23 @@ def _lay(
                 return
 
 
-def _make(sprite: Sprite | None, side: int, kind: SpriteKind, rng: np.random.Generator) -> _Piece:
-    sheet = load_sprites()
-    colour = list(sheet.palette)[rng.integers(len(sheet.palette))]
+def _make(sprite: Sprite | None, side: int, rng: np.random.Generator) -> _Piece:
+    palette = load_sprites().palette
+    colour = list(palette)[rng.integers(len(palette))]
+    image = _finish(_master(sprite, palette[colour], side, rng), side, rng)
+    return _Piece(sprite, colour, image, np.asarray(image.getchannel("A")) >= OPAQUE)
+
+
+def _master(
+    sprite: Sprite | None, body: Colour, side: int, rng: np.random.Generator
+) -> Image.Image:
+    """The upright picture, larger than it will be; without a sprite one of the distractors."""
     if sprite is None:
-        shapes = sheet.distractors[rng.integers(len(sheet.distractors))]
-        master = draw_sprite(shapes, sheet.palette[colour], side)
-    elif kind == "emoji":
-        master = _emoji(sprite.emoji)
-    else:
-        master = draw_sprite(sprite.shapes, sheet.palette[colour], side)
-    named = colour if sprite is not None and kind == "shapes" else None
-    image = _finish(master, side, rng)
-    return _Piece(sprite, named, image, np.asarray(image.getchannel("A")) >= OPAQUE)
-
-
-@cache
-def _emoji(character: str) -> Image.Image:
-    return draw_emoji(character)
+        distractors = load_sprites().distractors
+        return draw_sprite(distractors[rng.integers(len(distractors))], body, side)
+    if sprite.character:
+        return colour_emoji(sprite.character, body)
+    return draw_sprite(sprite.shapes, body, side)
 
 
 def _finish(master: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
@@ -191,7 +199,7 @@ def _finish(master: Image.Image, side: int, rng: np.random.Generator) -> Image.I
     return tilted.crop(tilted.getchannel("A").point(lambda a: 255 * (a >= OPAQUE)).getbbox())
 
 
-def _blend(canvas: NDArray[np.float32], image: Image.Image, window: Window) -> None:
+def _blend(canvas: Pixels, image: Image.Image, window: Window) -> None:
     pixels = np.asarray(image, dtype=np.float32)
     alpha = pixels[..., 3:] / 255
     canvas[window] = canvas[window] * (1 - alpha) + pixels[..., :3] * alpha

@@ -1,30 +1,19 @@
-"""The sprites of the small world: drawn from `sprites.yaml`, or taken from a colour-emoji font."""
+"""The sprites of the small world: painted from `sprites.yaml`, or the emoji of `emoji.yaml`."""
 
 from __future__ import annotations
 
 import colorsys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from PIL import Image, ImageColor, ImageDraw, ImageFont
-
-from vildcli.errors import MissingDependencyError
+from PIL import Image, ImageColor, ImageDraw
 
 SUPERSAMPLING = 4  # a sprite is painted this many times larger, then averaged down
 NOVEL_EVERY = 4  # every fourth sprite of the list is novel (rare)
-EMOJI_STRIKE = 109  # pixels; Noto Color Emoji is a bitmap font with this one size
-EMOJI_FONTS = (
-    "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf",
-    "/usr/share/fonts/noto/NotoColorEmoji.ttf",
-    "/usr/share/fonts/google-noto-emoji/NotoColorEmoji.ttf",
-    "/usr/share/fonts/google-noto-color-emoji-fonts/NotoColorEmoji.ttf",
-    "/usr/local/share/fonts/NotoColorEmoji.ttf",
-)
 
 Colour = tuple[int, int, int, int]
 Shape = tuple[Any, ...]  # kind, colour, numbers
@@ -33,23 +22,29 @@ SpriteKind = Literal["shapes", "emoji"]
 
 @dataclass(frozen=True, slots=True)
 class Sprite:
-    """One category's picture. `frequency` (r, c, f) is its own property, never recounted."""
+    """One category's picture.
+
+    Attributes:
+        frequency: r (novel), c or f: its own property, never recounted.
+        shapes: what to paint; empty for an emoji.
+        character: the emoji; empty for painted shapes.
+    """
 
     id: int
     name: str
     synset: str
     definition: str
-    emoji: str
     frequency: str
     shapes: tuple[Shape, ...]
+    character: str
 
 
 @dataclass(frozen=True, slots=True)
 class SpriteSheet:
-    """Everything `sprites.yaml` says.
+    """The categories of a world and what they are drawn among.
 
     Attributes:
-        palette: the colour names of `body`, each with its RGBA.
+        palette: the colours that objects take, by name, each with its RGBA.
         distractors: shapes without a name, never annotated.
     """
 
@@ -62,12 +57,15 @@ class SpriteSheet:
 
 
 @cache
-def load_sprites() -> SpriteSheet:
-    """Read the sheet that the package carries."""
-    content = yaml.safe_load((files("vildcli.world") / "sprites.yaml").read_text(encoding="utf-8"))
+def load_sprites(kind: SpriteKind = "shapes") -> SpriteSheet:
+    """Read a sheet that the package carries; emoji stand among the shapes' colours and clutter."""
+    content = _read("sprites.yaml" if kind == "shapes" else "emoji.yaml")
+    sprites = tuple(_sprite(i, row) for i, row in enumerate(content["sprites"], start=1))
+    if kind == "emoji":
+        return replace(load_sprites(), version=content["version"], sprites=sprites)
     return SpriteSheet(
         version=content["version"],
-        sprites=tuple(_sprite(i, row) for i, row in enumerate(content["sprites"], start=1)),
+        sprites=sprites,
         palette={name: _rgba(code) for name, code in content["palette"].items()},
         fixed={name: _rgba(code) for name, code in content["fixed"].items()},
         textures=tuple(content["textures"]),
@@ -86,16 +84,10 @@ def draw_sprite(shapes: Sequence[Shape], body: Colour, side: int) -> Image.Image
     return image.crop(image.getbbox())
 
 
-def draw_emoji(character: str) -> Image.Image:
-    """One emoji at the font's own size, cropped to what is visible (RGBA).
-
-    Raises:
-        MissingDependencyError: no colour-emoji font is installed.
-    """
-    font = _emoji_font()
-    image = Image.new("RGBA", (EMOJI_STRIKE * 2, EMOJI_STRIKE * 2))
-    ImageDraw.Draw(image).text((20, 20), character, font=font, embedded_color=True)
-    return image.crop(image.getbbox())
+def _read(file: str) -> dict[str, Any]:
+    text = (files("vildcli.world") / file).read_text(encoding="utf-8")
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
 
 
 def _sprite(number: int, row: Mapping[str, Any]) -> Sprite:
@@ -104,9 +96,9 @@ def _sprite(number: int, row: Mapping[str, Any]) -> Sprite:
         name=row["name"],
         synset=row["synset"],
         definition=row["def"],
-        emoji=row["emoji"],
         frequency=_frequency(number),
-        shapes=_shapes(row["shapes"]),
+        shapes=_shapes(row.get("shapes", [])),
+        character=row.get("character", ""),
     )
 
 
@@ -167,14 +159,3 @@ def _shade(colour: Colour, factor: float) -> Colour:
 def _rgba(code: str) -> Colour:
     red, green, blue = ImageColor.getrgb(code)[:3]
     return red, green, blue, 255
-
-
-@cache
-def _emoji_font() -> ImageFont.FreeTypeFont:
-    for path in EMOJI_FONTS:
-        if Path(path).is_file():
-            return ImageFont.truetype(path, EMOJI_STRIKE)
-    raise MissingDependencyError(
-        "No colour-emoji font was found.",
-        hint="Debian and Ubuntu: apt-get install fonts-noto-color-emoji. Or use --sprites shapes.",
-    )

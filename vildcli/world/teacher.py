@@ -39,7 +39,7 @@ MODEL_CONFIG: dict[str, Any] = {
     },
 }
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-STEPS, BATCH, LEARNING_RATE = 560, 128, 3e-3
+STEPS_A_NAME, BATCH, LEARNING_RATE = 28 / 3, 128, 3e-3  # 560 steps for the 60 shapes
 MAX_LOGIT_SCALE = 100.0  # CLIP's own clip
 JITTER = 0.12  # of a side: proposals are not centred on objects
 FACTORS = (0.9, 1.6)  # the teacher is asked about 1x and 1.5x crops
@@ -66,11 +66,21 @@ def train_teacher(
     out: Path,
     *,
     seed: int = 0,
-    steps: int = STEPS,
+    steps: int | None = None,
     advance: Advance,
 ) -> None:
-    """Train on captioned crops and write open_clip's own folder form to `out`."""
+    """Train on captioned crops and write open_clip's own folder form to `out`.
+
+    Args:
+        captions_json, images: as `draw_world` writes them.
+        out: a folder.
+        seed: of everything random.
+        steps: of 128 crops; by default as many as the number of categories asks for.
+        advance: called after each step.
+    """
     crops = read_captions(captions_json, images)
+    if steps is None:
+        steps = teacher_steps(len({crop.name for crop in crops if crop.colour}))
     torch.manual_seed(seed)
     model = open_clip.CLIP(**MODEL_CONFIG)
     tokens = open_clip.SimpleTokenizer(context_length=MODEL_CONFIG["text_cfg"]["context_length"])(
@@ -97,6 +107,11 @@ def train_teacher(
             model.logit_scale.clamp_(0, float(np.log(MAX_LOGIT_SCALE)))
         advance(1, f"loss {loss.item():.2f}" if step % 10 == 0 else None)
     save_open_clip(out, model.eval(), MODEL_CONFIG)
+
+
+def teacher_steps(categories: int) -> int:
+    """Steps in which the teacher learns that many categories' names."""
+    return round(STEPS_A_NAME * categories)
 
 
 def read_captions(captions_json: Path, images: Path) -> list[CaptionedCrop]:
