@@ -9,6 +9,7 @@ is VOC's own, which adds one pixel to every side.
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def _files(path: Path) -> list[Path]:
         folder = path.resolve().parent.parent.parent / _FOLDER
         return [folder / f"{name}.xml" for name in sorted(_listed(path))]
     folder = path / _FOLDER if (path / _FOLDER).is_dir() else path
-    files = sorted(folder.glob("*.xml"))
+    files = sorted(folder.rglob("*.xml"))
     if not files:
         raise DataError(
             f"{path} holds no VOC annotations.",
@@ -71,12 +72,15 @@ def _files(path: Path) -> list[Path]:
 def _listed(path: Path) -> set[str]:
     """Image names of a list; of a category's own list, which marks them 1, 0 or -1, all."""
     try:
-        names = {line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()}
+        text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
-    if not names:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
         raise DataError(f"{path} lists no image.")
-    return names
+    # A name may have spaces: what looks like a mark is one where every line has it.
+    marked = all(re.search(r"\s-?[01]$", line) for line in lines)
+    return {line.rsplit(maxsplit=1)[0] if marked else line for line in lines}
 
 
 def _read_file(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -11,6 +11,7 @@ from vildcli.export.geometry import Geometry
 from vildcli.export.lvis import export_lvis
 from vildcli.export.parquet import export_parquet
 from vildcli.export.summary import ExportSummary
+from vildcli.export.voc import export_voc
 from vildcli.export.yolo import export_yolo
 
 
@@ -39,6 +40,7 @@ FORMATS = {
     "coco": Format(export_coco, "coco.json", ("rle", "polygon", "box"), splits_files=True),
     "lvis": Format(export_lvis, "lvis.json", ("polygon", "rle", "box"), splits_files=True),
     "yolo": Format(export_yolo, "yolo", ("box", "polygon"), options=("images", "save_conf")),
+    "voc": Format(export_voc, "voc", ("box",), options=("images",)),
     "csv": Format(export_csv, "labels.csv", ("box", "polygon", "rle")),
     "parquet": Format(export_parquet, "labels.parquet", ("rle", "polygon", "box")),
 }

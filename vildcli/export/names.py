@@ -10,6 +10,7 @@ equal: they are on some disks.
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -51,7 +52,8 @@ class FileNames:
         return self.stem(image) + PurePosixPath(image.path).suffix
 
     def _wanted(self, image: ImageRecord) -> str:
-        path = PurePosixPath(self._selection.name(image))
+        # Lists of names have one a line.
+        path = PurePosixPath(re.sub(r"[\x00-\x1f\x7f]", "_", self._selection.name(image)))
         # A member of an archive may be called `../x`: it must not leave the folder.
         folders = [self._folder_name("__" if part == ".." else part) for part in path.parts[:-1]]
         return "/".join([*folders, path.stem])

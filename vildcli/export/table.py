@@ -6,11 +6,12 @@ Columns, units and ranges: docs/exports.md.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
+from vildcli.export.attributes import Fields, attribute_fields, attribute_values
 from vildcli.export.geometry import Geometry, coco_segmentation, cut_box, short
 from vildcli.export.selection import SelectedImage, Selection
 from vildcli.labelling.records import LabelRecord
@@ -59,24 +60,8 @@ def _own_columns(selection: Selection) -> dict[str, pa.DataType]:
     return columns
 
 
-def _attribute_columns(selection: Selection) -> dict[str, tuple[str, str, str]]:
-    return attribute_columns(selection.attribute_sets, (*_own_columns(selection), "segmentation"))
-
-
-def attribute_columns(sets: Sequence[str], taken: Sequence[str]) -> dict[str, tuple[str, str, str]]:
-    """The columns of each attribute set: `colour`, `colour_score`, `colour_joint`.
-
-    A set that is called as a column of those taken is `attribute_…`.
-    """
-    used = set(taken)
-    columns = {}
-    for name in sets:
-        key = name
-        while used & {key, f"{key}_score", f"{key}_joint"}:
-            key = f"attribute_{key}"
-        columns[name] = (key, f"{key}_score", f"{key}_joint")
-        used |= set(columns[name])
-    return columns
+def _attribute_columns(selection: Selection) -> Fields:
+    return attribute_fields(selection.attribute_sets, (*_own_columns(selection), "segmentation"))
 
 
 def table_rows(
@@ -94,9 +79,7 @@ def table_rows(
             row |= selection.scores(label)
             if selection.split is not None:
                 row["split"] = image.part
-            for a in selection.attributes(label):
-                values = a.name, short(a.score), short(a.joint)
-                row |= dict(zip(columns[a.set], values, strict=True))
+            row |= dict(attribute_values(selection, label, columns))
             if geometry != "box":
                 row["segmentation"] = coco_segmentation(label, image.record, geometry)[1]
             yield row
