@@ -52,6 +52,12 @@ def test_a_word_that_means_something_else_alone_is_left_out(wordnet: WordNet) ->
     ]
 
 
+def test_a_word_that_is_more_frequent_for_something_unseen_is_left_out(wordnet: WordNet) -> None:
+    bat = Category(1, "baseball bat", "baseball_bat.n.01")
+    after, left_out = add_synonyms(vocabulary(bat), wordnet)
+    assert (synonyms(after), [word.word for word in left_out]) == ({bat.name: ()}, ["lumber"])
+
+
 def test_a_word_of_two_categories_goes_to_neither(wordnet: WordNet) -> None:
     bag, suitcase = Category(1, "handbag", "bag.n.04"), Category(2, "suitcase", "bag.n.06")
     after, left_out = add_synonyms(vocabulary(bag, suitcase), wordnet)

@@ -191,11 +191,11 @@ def _meetings(
 
 
 def _other_meaning(word: str, sense: Sense, wordnet: WordNet) -> str | None:
-    """What a word rather means alone, or None if it is this sense."""
-    likely = likely_senses(word, wordnet)
-    if not likely or likely[0] == sense:
-        return None
-    return f"{likely[0].synset}: {likely[0].definition}"
+    """What a word rather means alone, or None if it is this sense: the likeliest, most frequent."""
+    count = wordnet.frequency(sense, word)
+    oftener = (s for s in wordnet.senses(word) if wordnet.frequency(s, word) > count)
+    other = next((s for s in (*likely_senses(word, wordnet)[:1], *oftener) if s != sense), None)
+    return f"{other.synset}: {other.definition}" if other else None
 
 
 def _is_name(sense: Sense) -> bool:
