@@ -21,6 +21,7 @@ HEADINGS: dict[str, dict[str, str]] = {
     "Label": {
         "detect": "Label image folders with any vocabulary.",
         "relabel": "Label a run's stored regions with another vocabulary.",
+        "ask": "Score any texts on an image's regions, or find regions in a run.",
         "export": "Write a run's labels for other tools.",
     },
     "Words": {

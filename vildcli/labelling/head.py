@@ -69,7 +69,7 @@ def read_head(run: Path) -> StoredHead:
     path = run / HEAD_FILE
     if not path.is_file():
         raise RunError(
-            f"{run} kept no region embeddings, so it cannot be labelled again.",
+            f"{run} kept no region embeddings.",
             hint="Run detect with --keep-regions.",
         )
     try:

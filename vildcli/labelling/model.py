@@ -21,6 +21,7 @@ from vildcli.detector.detector import Detector
 from vildcli.detector.scoring import Fusion, ScoringHead
 from vildcli.devices import choose_device
 from vildcli.errors import ModelError
+from vildcli.labelling.ask import AskingModel, text_reader
 from vildcli.labelling.head import StoredHead, write_head
 from vildcli.labelling.label import RegionDetector
 from vildcli.labelling.labeller import VocabularyLabeller
@@ -109,8 +110,7 @@ def open_labelling_model(vocabulary: Vocabulary, options: LabellingOptions) -> O
         VocabularyError: the context, prompts or text bank cannot be used.
     """
     device = choose_device(options.device)
-    of_crops = options.model == CLIP_ON_CROPS
-    parts = _clip_on_crops(options, device) if of_crops else _trained(options, device)
+    parts = _open_parts(options, device)
     head = with_fusion(parts.head, options.fusion)
     labeller, said = make_labeller(vocabulary, parts.words, head, options)
     crops = isinstance(parts.detector, CropDetector)
@@ -131,6 +131,33 @@ def open_labelling_model(vocabulary: Vocabulary, options: LabellingOptions) -> O
         seconds_per_image=(lambda: _measure(parts.detector)) if crops else None,
         provenance=parts.provenance,
     )
+
+
+def open_asking_model(vocabulary: Vocabulary | None, options: LabellingOptions) -> AskingModel:
+    """Load a model to ask it about images in free words.
+
+    Args:
+        vocabulary: what regions are named by as well; default the model's base categories, if any.
+
+    Raises:
+        ModelError: weights are missing or do not fit, or the model has no text space.
+        VocabularyError: the context or prompts cannot be used.
+    """
+    parts = _open_parts(options, choose_device(options.device))
+    reader, head = text_reader(parts.words), with_fusion(parts.head, options.fusion)
+    if vocabulary is None and parts.base:
+        vocabulary = usual_context(parts.base)
+    if vocabulary is None:
+        return AskingModel(parts.detector, reader, head)
+    labeller, _ = make_labeller(vocabulary, parts.words, head, options)
+    names = {category.id: category.name for category in vocabulary.categories}
+    return AskingModel(parts.detector, reader, head, labeller, names)
+
+
+def _open_parts(options: LabellingOptions, device: torch.device) -> _Parts:
+    if options.model == CLIP_ON_CROPS:
+        return _clip_on_crops(options, device)
+    return _trained(options, device)
 
 
 def _stored_head(head: ScoringHead, parts: _Parts, options: LabellingOptions) -> StoredHead:

@@ -88,12 +88,12 @@ def stored_regions(run: Path, unit: int) -> Iterator[tuple[int, Regions]]:
     """Image id and regions of each image of a unit that has any, embeddings in float16."""
     table = read_part(run, "regions", unit).combine_chunks()
     columns: dict[str, Tensor | None] = {
-        "boxes": _rows(table, "box", 4),
-        "proposals": _rows(table, "proposal", 4),
+        "boxes": column_tensor(table, "box", 4),
+        "proposals": column_tensor(table, "proposal", 4),
         "objectness": torch.from_numpy(table.column("objectness").to_numpy().copy()),
         "masks": _masks(table),
-        "text_side": _rows(table, "text_side"),
-        "image_side": _rows(table, "image_side"),
+        "text_side": column_tensor(table, "text_side"),
+        "image_side": column_tensor(table, "image_side"),
     }
     image_ids = table.column("image_id").to_numpy()
     ids, starts = np.unique(image_ids, return_index=True)
@@ -138,7 +138,7 @@ def _take_over(source: Path, target: Path) -> None:
     write_atomically(target, link_or_copy)
 
 
-def _rows(table: pa.Table, name: str, width: int = -1) -> Tensor | None:
+def column_tensor(table: pa.Table, name: str, width: int = -1) -> Tensor | None:
     """[R, D] of a column of lists of one length; None where it is null throughout."""
     column = table.column(name)
     if len(column) == 0 or column.null_count:

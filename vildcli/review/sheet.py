@@ -82,13 +82,13 @@ def compose_sheet(title: str, cells: Sequence[Cell], columns: int | None = None)
     size = (columns * step[0] + _GAP, rows * step[1] + _TITLE + _GAP)
     sheet = Image.new("RGB", size, _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    _write_line(draw, (_GAP, _TITLE // 2 + 2), title, 20, size[0] - 2 * _GAP, _INK)
+    write_line(draw, (_GAP, _TITLE // 2 + 2), title, 20, size[0] - 2 * _GAP, _INK)
     for place, cell in enumerate(cells):
         x = _GAP + place % columns * step[0]
         y = _TITLE + place // columns * step[1]
         width, height = cell.picture.size
         sheet.paste(cell.picture, (x + (CELL[0] - width) // 2, y + (CELL[1] - height) // 2))
-        _write_line(draw, (x, y + CELL[1] + _CAPTION // 2), cell.caption, 13, CELL[0], _FAINT)
+        write_line(draw, (x, y + CELL[1] + _CAPTION // 2), cell.caption, 13, CELL[0], _FAINT)
     return sheet
 
 
@@ -142,7 +142,7 @@ def _mask(label: LabelRecord, box: np.ndarray, size: tuple[int, int]) -> np.ndar
     return full_frame(*object_mask(label.mask, box.tolist(), height, width), height, width)
 
 
-def _write_line(
+def write_line(
     draw: ImageDraw.ImageDraw,
     place: tuple[int, int],
     text: str,
