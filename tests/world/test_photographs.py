@@ -45,20 +45,6 @@ def test_crop__is_a_part_of_one_photograph(folder: Path, size: tuple[int, int]) 
     assert seen == {0, 1, 2}
 
 
-def test_crop__is_the_whole_where_sizes_agree(tmp_path: Path) -> None:
-    """The largest crop ends exactly at the edge, whatever floats add up to."""
-    Image.new("RGB", (190, 170), "white").save(tmp_path / "a.png")
-
-    class Highest(np.random.Generator):
-        def uniform(self, low: float = 0.0, high: float = 1.0, size: object = None) -> float:  # type: ignore[override]
-            return high
-
-    photographs = Photographs(tmp_path)
-    for width in range(160, 225):
-        pixels = photographs.crop(191, width, Highest(np.random.PCG64(0)))
-        assert pixels.min() == 255
-
-
 def test_photographs__without_any(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a photograph")
     with pytest.raises(NothingToDoError) as caught:

@@ -41,8 +41,7 @@ class Photographs:
         scale *= float(rng.uniform(LEAST_SHARE, 1))
         w, h = width * scale, height * scale
         x, y = rng.uniform(0, photograph.width - w), rng.uniform(0, photograph.height - h)
-        # Sums of floats may end a hair outside.
-        box = (x, y, min(x + w, photograph.width), min(y + h, photograph.height))
+        box = (x, y, x + w, y + h)
         part = photograph.resize((width, height), Image.Resampling.BICUBIC, box=box)
         return np.array(part, dtype=np.float32)
 
