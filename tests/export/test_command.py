@@ -62,7 +62,9 @@ def test_export__incomplete_run_warns(tmp_path, capsys):
 
 def test_export__unknown_format(run, capsys):
     assert vildcli(["export", str(run), "--to", "pascal"]) == 2
-    assert "'pascal' is none of: coco, lvis, yolo, voc, csv, parquet." in capsys.readouterr().err
+    assert (
+        "'pascal' is none of: coco, lvis, yolo, voc, cvat, csv, parquet." in capsys.readouterr().err
+    )
 
 
 def test_export__not_a_run(tmp_path, capsys):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vildcli.export.coco import export_coco
 from vildcli.export.csv import export_csv
+from vildcli.export.cvat import LABELS_END, export_cvat
 from vildcli.export.geometry import Geometry
 from vildcli.export.lvis import export_lvis
 from vildcli.export.parquet import export_parquet
@@ -41,6 +42,13 @@ FORMATS = {
     "lvis": Format(export_lvis, "lvis.json", ("polygon", "rle", "box"), splits_files=True),
     "yolo": Format(export_yolo, "yolo", ("box", "polygon"), options=("images", "save_conf")),
     "voc": Format(export_voc, "voc", ("box",), options=("images",)),
+    "cvat": Format(
+        export_cvat,
+        "cvat.xml",
+        ("box", "polygon", "rle"),
+        beside=(LABELS_END,),
+        splits_files=True,
+    ),
     "csv": Format(export_csv, "labels.csv", ("box", "polygon", "rle")),
     "parquet": Format(export_parquet, "labels.parquet", ("rle", "polygon", "box")),
 }

@@ -27,6 +27,13 @@ def write_file(out: Path, write: Callable[[Path], None]) -> None:
         write_atomically(out, write)
 
 
+def write_text(out: Path, text: str) -> None:
+    def write(path: Path) -> None:
+        path.write_text(text, encoding="utf-8")
+
+    write_file(out, write)
+
+
 def write_folder(out: Path, settings: Mapping[str, Any], write: Callable[[Path], None]) -> None:
     """Let `write` fill a folder beside `out`, then rename it into place of an older export.
 
