@@ -9,6 +9,7 @@ from vildcli.export.coco import export_coco
 from vildcli.export.csv import export_csv
 from vildcli.export.cvat import LABELS_END, export_cvat
 from vildcli.export.geometry import Geometry
+from vildcli.export.labelstudio import CONFIG_END, export_labelstudio
 from vildcli.export.lvis import export_lvis
 from vildcli.export.parquet import export_parquet
 from vildcli.export.summary import ExportSummary
@@ -42,6 +43,14 @@ FORMATS = {
     "lvis": Format(export_lvis, "lvis.json", ("polygon", "rle", "box"), splits_files=True),
     "yolo": Format(export_yolo, "yolo", ("box", "polygon"), options=("images", "save_conf")),
     "voc": Format(export_voc, "voc", ("box",), options=("images",)),
+    "labelstudio": Format(
+        export_labelstudio,
+        "labelstudio.json",
+        ("box", "polygon", "rle"),
+        beside=(CONFIG_END,),
+        splits_files=True,
+        options=("image_url",),
+    ),
     "cvat": Format(
         export_cvat,
         "cvat.xml",

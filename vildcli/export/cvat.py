@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vildcli.export.attributes import Fields, attribute_fields
 from vildcli.export.coco import json_text
 from vildcli.export.geometry import Geometry, cut_box, outline, short
@@ -22,7 +20,7 @@ from vildcli.export.selection import SelectedImage, Selection
 from vildcli.export.summary import ExportSummary
 from vildcli.export.writing import write_file, write_text
 from vildcli.export.xml import add_element, pretty, xml_text
-from vildcli.labelling.masks import object_mask
+from vildcli.labelling.masks import object_mask, run_lengths
 from vildcli.labelling.records import ImageRecord, LabelRecord
 
 LABELS_END = "-labels.json"
@@ -158,11 +156,8 @@ def _polygon(label: LabelRecord, image: ImageRecord) -> tuple[str, Mapping[str, 
 def _mask(label: LabelRecord, image: ImageRecord) -> tuple[str, Mapping[str, object]]:
     """CVAT's run lengths go along the rows of a crop, and begin with pixels not set."""
     crop, (left, top) = object_mask(label.mask, label.box, image.height, image.width)
-    pixels = crop.ravel()
-    bounds = np.flatnonzero(np.diff(pixels, prepend=False))
-    runs = np.diff(bounds, prepend=0, append=pixels.size).tolist()
     height, width = crop.shape
-    rle = ", ".join(map(str, runs))
+    rle = ", ".join(map(str, run_lengths(crop.T, (0, 0), width, height)))
     return "mask", {"rle": rle, "left": left, "top": top, "width": width, "height": height}
 
 

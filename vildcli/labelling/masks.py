@@ -70,23 +70,31 @@ def full_frame(
     return frame
 
 
-def crop_to_rle(
+def run_lengths(
     crop: NDArray[np.bool_], corner: tuple[int, int], height: int, width: int
-) -> dict[str, Any]:
-    """Encode a pasted crop as COCO's compressed RLE of the whole image, which is never made."""
+) -> list[int]:
+    """Runs of unset and set pixels, in turn, down the columns of the image, which is never made.
+
+    The first run is of unset pixels and may be 0. For runs along the rows, transpose everything.
+    """
     h, w = crop.shape
-    # COCO runs down the columns; here each of them ends in a pixel that is not set.
-    padded = np.zeros((w, h + 1), bool)
+    padded = np.zeros((w, h + 1), bool)  # each column ends in a pixel that is not set
     padded[:, :h] = crop.T
     columns, rows = np.divmod(np.flatnonzero(np.diff(padded.ravel(), prepend=False)), h + 1)
     bounds = (columns + corner[0]) * height + rows + corner[1]
     # A run that reaches the bottom goes on at the top of the next column.
     joined = np.flatnonzero(bounds[1:-1:2] == bounds[2::2]) * 2 + 1
     bounds = np.delete(bounds, np.r_[joined, joined + 1])
-    counts = np.diff(bounds, prepend=0, append=height * width).tolist()
-    if counts[-1] == 0:
-        counts.pop()
+    counts: list[int] = np.diff(bounds, prepend=0, append=height * width).tolist()
+    return counts if counts[-1] else counts[:-1]
+
+
+def crop_to_rle(
+    crop: NDArray[np.bool_], corner: tuple[int, int], height: int, width: int
+) -> dict[str, Any]:
+    """Encode a pasted crop as COCO's compressed RLE of the whole image."""
     size = [height, width]
+    counts = run_lengths(crop, corner, height, width)
     encoded = coco_mask.frPyObjects({"size": size, "counts": counts}, height, width)
     return {"size": size, "counts": encoded["counts"].decode("ascii")}
 
