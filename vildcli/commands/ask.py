@@ -86,7 +86,11 @@ def _place(
     "--vocab", metavar="V", help="Names to show beside.  [default: the model's base categories]"
 )
 @click.option("--classes", metavar="NAMES", help='Names with commas between: "apple, pear".')
-@click.option("--prompts", metavar="P", help="Sentences for the texts.  [default: the model's]")
+@click.option(
+    "--prompts",
+    metavar="P",
+    help="Sentences for the texts; single is answered soonest.  [default: the model's]",
+)
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps.  [default: the best]")
 @click.option("--offline", is_flag=True, help="Never use the network.")
 @click.option(
