@@ -64,7 +64,7 @@ def test_export_coco__label_by_label(run, tmp_path, conf):
         assert annotation["category_id"] == label.category_id
         assert annotation["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=1e-4)
         assert np.float32(annotation["score"]) == np.float32(label.score)
-        assert (annotation["label"], annotation["is_base"]) == (label.label, label.is_base)
+        assert (annotation["vildcli_label"], annotation["is_base"]) == (label.label, label.is_base)
         assert annotation["iscrowd"] == 0
         assert annotation["area"] == frame.sum()
         assert (coco.annToMask(annotation).astype(bool) == frame).all()
@@ -145,8 +145,8 @@ def test_export_coco__joint_scores_take_the_place_of_scores(tmp_path):
     out = tmp_path / "coco.json"
     summary = export(run, out, where=["colour=red"], joint=True)
     first, second = json.loads(out.read_text())["annotations"]
-    assert (first["label"], first["score"], first["category_score"]) == (1, 0.6, 0.8)
-    assert (second["label"], second["score"], second["category_score"]) == (0, 0.45, 0.9)
+    assert (first["vildcli_label"], first["score"], first["category_score"]) == (1, 0.6, 0.8)
+    assert (second["vildcli_label"], second["score"], second["category_score"]) == (0, 0.45, 0.9)
     assert first["joint_scores"] == {"colour": 0.6}
     assert (summary.labels, summary.hidden) == (2, 2)
     assert vildcli(["export", str(run), "--to", "coco", "--where", "colour=blue"]) == 0

@@ -63,7 +63,7 @@ def test_export__incomplete_run_warns(tmp_path, capsys):
 def test_export__unknown_format(run, capsys):
     assert vildcli(["export", str(run), "--to", "pascal"]) == 2
     assert (
-        "'pascal' is none of: coco, lvis, yolo, voc, labelstudio, cvat, csv, parquet."
+        "'pascal' is none of: coco, lvis, yolo, voc, labelstudio, cvat, csv, parquet, fiftyone."
         in capsys.readouterr().err
     )
 

@@ -53,8 +53,9 @@ def test_export_cvat__box_by_box(run, tmp_path):
         assert np.float32(said["score"]) == np.float32(label.score)
         assert int(said["vildcli_label"]) == label.label
         for a in label.attributes:
-            assert said[a.set] == a.name
-            assert np.float32(said[f"{a.set}_score"]) == np.float32(a.score)
+            own = "attribute_label" if a.set == "label" else a.set
+            assert said[own] == a.name
+            assert np.float32(said[f"{own}_score"]) == np.float32(a.score)
     names = [image.get("name") for image in root.iter("image")]
     assert names == ["a.png", "a.jpg", "deep/a.png", "empty.png", "images/in the dark, é&ü.png"]
 
@@ -101,8 +102,8 @@ def test_export_cvat__labels_of_the_task(run, tmp_path):
             "vildcli_label",
             "colour",
             "colour_score",
-            "label",
-            "label_score",
+            "attribute_label",
+            "attribute_label_score",
         ]
         assert by_name["colour"]["values"] == ["red", "green & blue"]
         assert by_name["colour"]["input_type"] == "select"

@@ -38,7 +38,7 @@ def _known_format(ctx: click.Context, parameter: click.Parameter, value: str) ->
     default="coco",
     show_default=True,
     callback=_known_format,
-    help="Format: coco, lvis, yolo, voc, labelstudio, cvat, csv, parquet.",
+    help="Format: coco, lvis, yolo, voc, labelstudio, cvat, csv, parquet, fiftyone.",
 )
 @click.option(
     "--out",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from vildcli.export.coco import export_coco
 from vildcli.export.csv import export_csv
 from vildcli.export.cvat import LABELS_END, export_cvat
+from vildcli.export.fiftyone import export_fiftyone
 from vildcli.export.geometry import Geometry
 from vildcli.export.labelstudio import CONFIG_END, export_labelstudio
 from vildcli.export.lvis import export_lvis
@@ -60,4 +61,5 @@ FORMATS = {
     ),
     "csv": Format(export_csv, "labels.csv", ("box", "polygon", "rle")),
     "parquet": Format(export_parquet, "labels.parquet", ("rle", "polygon", "box")),
+    "fiftyone": Format(export_fiftyone, "fiftyone", ("rle", "box"), options=("images",)),
 }

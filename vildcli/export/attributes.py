@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from vildcli.export.geometry import short
@@ -24,16 +25,23 @@ DETECTION_FIELDS = frozenset(_FIFTYONE.split() + _OWN.split())
 Fields = dict[str, tuple[str, str, str]]
 
 
-def attribute_fields(sets: Iterable[str], taken: Iterable[str]) -> Fields:
+def attribute_fields(
+    sets: Iterable[str], taken: Iterable[str], *, identifiers: bool = False
+) -> Fields:
     """The fields of each attribute set: `colour`, `colour_score`, `colour_joint`.
 
     A set that is called as a field of those taken is `attribute_…`.
+
+    Args:
+        identifiers: whether a field can hold letters, digits and `_` only, a letter first.
     """
     used = set(taken)
     fields: Fields = {}
     for name in sets:
-        key = name
-        while used & {key, f"{key}_score", f"{key}_joint"}:
+        key = re.sub(r"\W", "_", name) if identifiers else name
+        while used & {key, f"{key}_score", f"{key}_joint"} or (
+            identifiers and not key[:1].isalpha()
+        ):
             key = f"attribute_{key}"
         fields[name] = (key, f"{key}_score", f"{key}_joint")
         used |= set(fields[name])

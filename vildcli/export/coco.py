@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vildcli import __version__
+from vildcli.export.attributes import DETECTION_FIELDS
 from vildcli.export.geometry import Geometry, coco_segmentation, cut_box, short
 from vildcli.export.selection import Selection
 from vildcli.export.summary import ExportSummary
@@ -122,7 +123,7 @@ def _annotation(
         "iscrowd": 0,
         **scores,
         "is_base": label.is_base,
-        "label": label.label,
+        "vildcli_label": label.label,
         **_attributes(label),
     }
 
@@ -131,8 +132,13 @@ def _attributes(label: LabelRecord) -> dict[str, Any]:
     """The best value of each set as CVAT and FiftyOne read it, and both scores in its likeness."""
     if not label.attributes:
         return {}
+    # FiftyOne makes fields of them, beside its own.
+    keys = {
+        a.set: f"attribute_{a.set}" if a.set in DETECTION_FIELDS else a.set
+        for a in label.attributes
+    }
     return {
-        "attributes": {a.set: a.name for a in label.attributes},
-        "attribute_scores": {a.set: short(a.score) for a in label.attributes},
-        "joint_scores": {a.set: short(a.joint) for a in label.attributes},
+        "attributes": {keys[a.set]: a.name for a in label.attributes},
+        "attribute_scores": {keys[a.set]: short(a.score) for a in label.attributes},
+        "joint_scores": {keys[a.set]: short(a.joint) for a in label.attributes},
     }

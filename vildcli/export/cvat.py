@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vildcli.export.attributes import Fields, attribute_fields
+from vildcli.export.attributes import DETECTION_FIELDS, Fields, attribute_fields
 from vildcli.export.coco import json_text
 from vildcli.export.geometry import Geometry, cut_box, outline, short
 from vildcli.export.selection import SelectedImage, Selection
@@ -24,7 +24,7 @@ from vildcli.labelling.masks import object_mask, run_lengths
 from vildcli.labelling.records import ImageRecord, LabelRecord
 
 LABELS_END = "-labels.json"
-_OWN_FIELDS = ("score", "category_score", "vildcli_label", "occluded", "outside", "keyframe")
+_OWN_FIELDS = ("occluded", "outside", "keyframe", "source", "z_order")
 
 
 def export_cvat(selection: Selection, out: Path, *, geometry: Geometry = "box") -> ExportSummary:
@@ -59,7 +59,7 @@ def _write(path: Path, selection: Selection, geometry: Geometry, counts: Counter
 
 
 def _fields(selection: Selection) -> Fields:
-    return attribute_fields(selection.attribute_sets, _OWN_FIELDS)
+    return attribute_fields(selection.attribute_sets, (*_OWN_FIELDS, *DETECTION_FIELDS))
 
 
 def _labels(selection: Selection) -> list[dict[str, Any]]:

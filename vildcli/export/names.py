@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from vildcli.export.selection import Selection
+from vildcli.labelling.image_files import file_name
 from vildcli.labelling.records import ImageRecord
 
 
@@ -49,11 +50,12 @@ class FileNames:
 
     def image(self, image: ImageRecord) -> str:
         """The same with the suffix of the image."""
-        return self.stem(image) + PurePosixPath(image.path).suffix
+        return self.stem(image) + PurePosixPath(file_name(image.path)).suffix
 
     def _wanted(self, image: ImageRecord) -> str:
         # Lists of names have one a line.
-        path = PurePosixPath(re.sub(r"[\x00-\x1f\x7f]", "_", self._selection.name(image)))
+        name = file_name(self._selection.name(image))
+        path = PurePosixPath(re.sub(r"[\x00-\x1f\x7f]", "_", name))
         # A member of an archive may be called `../x`: it must not leave the folder.
         folders = [self._folder_name("__" if part == ".." else part) for part in path.parts[:-1]]
         return "/".join([*folders, path.stem])

@@ -11,6 +11,7 @@ from vildcli.errors import DataError
 from vildcli.export.geometry import short
 from vildcli.export.split import Split
 from vildcli.export.summary import ExportSummary
+from vildcli.labelling.image_files import image_file, image_is_there
 from vildcli.labelling.plan import image_path, source_roots
 from vildcli.labelling.records import OK, AttributeScore, ImageRecord, LabelledImage, LabelRecord
 from vildcli.labelling.thresholds import VOCABULARY_FILE, RunView
@@ -124,18 +125,21 @@ class Selection:
             DataError: the image is not under `images_root`.
         """
         if self.images_root is not None:
-            return self.path(image).relative_to(self.images_root).as_posix()
+            return self._place(image).relative_to(self.images_root).as_posix()
         several = len(source_roots(self.view.run)) > 1
         return f"{image.source}/{image.path}" if several else image.path
 
     def path(self, image: ImageRecord) -> Path:
-        """The file of an image.
+        """The file of an image; of what lies in an archive or a video, a copy in the run.
 
         Raises:
             DataError: it is not there.
         """
+        return image_file(self.view.run, image, self._place(image))
+
+    def _place(self, image: ImageRecord) -> Path:
         path = image_path(self.view.run, image, self.images_root)
-        if path.exists():
+        if image_is_there(path):
             return path
         missing = f"{path} is not there."
         if self.images_root is not None:

@@ -60,6 +60,29 @@ def object_mask(
     return (crop if crop.any() else np.ones_like(crop)), corner
 
 
+def mask_over_box(
+    mask: NDArray[np.uint8], box: Box, part: Box, longest_side: int = 512
+) -> NDArray[np.bool_]:
+    """The mask on a grid of its own over a part of the image, as FiftyOne stretches it; not empty.
+
+    Args:
+        mask: [28, 28] probability x 255, relative to `box`.
+        box: x1 y1 x2 y2 in pixels.
+        part: x1 y1 x2 y2 in pixels, such as the box cut at the image's borders.
+        longest_side: cells that the grid's longer side has at most; a cell is a pixel before that.
+    """
+    x1, y1, x2, y2 = part
+    scale = min(1, longest_side / max(x2 - x1, y2 - y1, 1))
+    width, height = (max(1, int(np.ceil(side * scale))) for side in (x2 - x1, y2 - y1))
+    across, down = (
+        cells / max(side, _SMALLEST_SIDE) for cells, side in ((width, x2 - x1), (height, y2 - y1))
+    )
+    left, top, right, bottom = box
+    moved = ((left - x1) * across, (top - y1) * down, (right - x1) * across, (bottom - y1) * down)
+    crop, _ = object_mask(mask, moved, height, width)
+    return crop
+
+
 def full_frame(
     crop: NDArray[np.bool_], corner: tuple[int, int], height: int, width: int
 ) -> NDArray[np.bool_]:
