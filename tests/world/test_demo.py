@@ -24,7 +24,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(demo, "draw_world", draw)
     monkeypatch.setattr(demo, "ENSEMBLE_STEPS", 2)
-    monkeypatch.setattr(teacher.train_teacher, "__kwdefaults__", {"seed": 0, "steps": 2})
+    kwdefaults = teacher.train_teacher.__kwdefaults__
+    monkeypatch.setattr(teacher.train_teacher, "__kwdefaults__", {**kwdefaults, "steps": 2})
     monkeypatch.setitem(RECIPES, "world", replace(RECIPES["world"], steps=2, batch=2))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from vildcli.teacher.crops import embed_regions
 from vildcli.teacher.encoder import image_encoder_of
 from vildcli.text.encoder import text_encoder_of
 from vildcli.text.open_clip_models import load_open_clip
-from vildcli.world.teacher import CaptionedCrop, _Truth, teacher_steps, train_teacher
+from vildcli.world.teacher import MODEL_CONFIG, CaptionedCrop, _Truth, teacher_steps, train_teacher
 from vildcli.world.world import draw_world
 
 BOX = (0.0, 0.0, 8.0, 8.0)
@@ -52,9 +53,13 @@ def test_train_teacher__open_clip_reads_it_back(tmp_path: Path) -> None:
         world.caption_images,
         tmp_path / "teacher",
         steps=2,
+        width=8,
         advance=lambda steps=1, note=None: seen.append(note),
     )
     assert len(seen) == 2
+    config = json.loads((tmp_path / "teacher" / "open_clip_config.json").read_text())
+    assert config["model_cfg"]["vision_cfg"]["width"] == 8
+    assert MODEL_CONFIG["vision_cfg"]["width"] == 16  # the demo's stays as it is
     clip = load_open_clip(f"local-dir:{tmp_path / 'teacher'}", offline=True)
     encoder = image_encoder_of(clip, torch.device("cpu"))
     assert (encoder.recipe.size, encoder.recipe.fit) == (64, "crop")

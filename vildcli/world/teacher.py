@@ -27,9 +27,10 @@ from vildcli.text.encoder import encode_cut
 from vildcli.text.open_clip_models import save_open_clip
 
 INPUT_SIZE = 64
+WIDTH = 16  # channels of the image tower's first stage
 MODEL_CONFIG: dict[str, Any] = {
     "embed_dim": 128,
-    "vision_cfg": {"image_size": INPUT_SIZE, "layers": [1, 1, 1, 1], "width": 16},
+    "vision_cfg": {"image_size": INPUT_SIZE, "layers": [1, 1, 1, 1], "width": WIDTH},
     "text_cfg": {
         "context_length": 32,
         "vocab_size": 49408,
@@ -67,6 +68,8 @@ def train_teacher(
     *,
     seed: int = 0,
     steps: int | None = None,
+    width: int = WIDTH,
+    device: torch.device | None = None,
     advance: Advance,
 ) -> None:
     """Train on captioned crops and write open_clip's own folder form to `out`.
@@ -76,13 +79,16 @@ def train_teacher(
         out: a folder.
         seed: of everything random.
         steps: of 128 crops; by default as many as the number of categories asks for.
+        width: of the image tower; more for more categories than the shapes.
+        device: to train on, the CPU by default; crops are cut on the CPU in any case.
         advance: called after each step.
     """
     crops = read_captions(captions_json, images)
     if steps is None:
         steps = teacher_steps(len({crop.name for crop in crops if crop.colour}))
     torch.manual_seed(seed)
-    model = open_clip.CLIP(**MODEL_CONFIG)
+    config = {**MODEL_CONFIG, "vision_cfg": {**MODEL_CONFIG["vision_cfg"], "width": width}}
+    model = open_clip.CLIP(**config).to(device)
     tokens = open_clip.SimpleTokenizer(context_length=MODEL_CONFIG["text_cfg"]["context_length"])(
         [crop.caption for crop in crops]
     )
@@ -97,7 +103,8 @@ def train_teacher(
     for step in range(steps):
         rows = rng.choice(len(crops), BATCH, replace=False)
         pixels = _normalise(torch.stack([_augmented(crops[i], rng) for i in rows]))
-        loss = _contrastive_step(model, pixels, tokens[rows], truth.of(rows))
+        batch = (part.to(device) for part in (pixels, tokens[rows], truth.of(rows)))
+        loss = _contrastive_step(model, *batch)
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -106,7 +113,7 @@ def train_teacher(
         with torch.no_grad():
             model.logit_scale.clamp_(0, float(np.log(MAX_LOGIT_SCALE)))
         advance(1, f"loss {loss.item():.2f}" if step % 10 == 0 else None)
-    save_open_clip(out, model.eval(), MODEL_CONFIG)
+    save_open_clip(out, model.cpu().eval(), config)
 
 
 def teacher_steps(categories: int) -> int:
