@@ -125,12 +125,14 @@ def test_evaluate_lvis__without_predictions_is_zero_and_silent(
     assert capfd.readouterr() == ("", "")
 
 
-def test_evaluate_lvis__counts_annotations_with_the_id_0() -> None:
-    """To pycocotools, a match with the annotation 0 is no match."""
+@pytest.mark.parametrize("ids", [(0, 1), (7, 7)])
+def test_evaluate_lvis__does_not_depend_on_annotation_ids(ids: tuple[int, int]) -> None:
+    """To pycocotools, a match with the annotation 0 is no match, and equal ids are one object."""
     content = truth(1, 1)
-    annotate(content, 1, 1, [10, 10, 20, 20])
-    content["annotations"][0]["id"] = 0
-    results = [predict(1, 1, [10, 10, 20, 20], 0.5)]
+    for x, id_ in zip((10, 60), ids, strict=True):
+        annotate(content, 1, 1, [x, 10, 20, 20])
+        content["annotations"][-1]["id"] = id_
+    results = [predict(1, 1, [x, 10, 20, 20], 0.5) for x in (10, 60)]
     assert evaluated(content, results, "bbox").metrics["AP"] == pytest.approx(1)
 
 

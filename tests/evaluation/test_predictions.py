@@ -35,6 +35,10 @@ GOOD = predict(1, 1, [1, 1, 9, 9], 0.5)
             {"segmentation": {"size": [64, 128], "counts": "0"}},
             "The mask of prediction 1 is [64, 128], its image [128, 128].",
         ),
+        (
+            {"segmentation": {"size": [128, 64], "counts": "0"}},
+            "The mask of prediction 1 is [128, 64], its image [128, 128].",
+        ),
     ],
 )
 def test_check_predictions__refuses_what_would_make_a_number_wrong(

@@ -136,7 +136,7 @@ class Engine:
 
 
 def _annotations(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Annotations numbered from 1: in pycocotools an id of 0 counts as unmatched."""
+    """Annotations numbered from 1: engines take equal ids for one object, pycocotools 0 for none."""
     return [
         {
             **row,

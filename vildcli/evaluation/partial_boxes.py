@@ -70,7 +70,7 @@ class OverlapScores:
         inside = _share_inside(regions, truth[nearest]) >= INSIDE
         bins = np.minimum((overlap * BINS).astype(int), BINS - 1)
         touching = overlap > 0
-        for kind, chosen in enumerate((touching, touching & inside)):
+        for kind, chosen in enumerate((touching, inside)):
             np.add.at(self._sums[kind], bins[chosen], score[chosen])
             np.add.at(self._counts[kind], bins[chosen], 1)
 

@@ -55,7 +55,7 @@ class EvaluatedRun:
 
 @dataclass(frozen=True, slots=True)
 class StoredRegions:
-    """Regions of one image that a run kept, by descending objectness.
+    """Regions of one image that a run kept.
 
     Attributes:
         image_id: the truth's.
@@ -123,7 +123,6 @@ def iter_stored_regions(found: EvaluatedRun) -> Iterator[StoredRegions]:
             if image_id not in found.image_ids:
                 continue
             rows = np.flatnonzero(ids == image_id)
-            rows = rows[np.argsort(-values["objectness"][rows], kind="stable")]
             yield StoredRegions(
                 found.image_ids[image_id],
                 values["box"][rows].astype(np.float64),
