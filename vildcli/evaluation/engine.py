@@ -136,7 +136,7 @@ class Engine:
 
 
 def _annotations(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Annotations numbered from 1: to engines equal ids are one object, to pycocotools 0 is none."""
+    """Annotations numbered from 1: to engines equal ids are one object, to pycocotools 0 none."""
     return [
         {
             **row,
