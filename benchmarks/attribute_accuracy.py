@@ -6,6 +6,7 @@ its colour: by two softmaxes over p names and q colours, and by one over the p x
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +19,6 @@ from torchvision.ops import box_iou
 
 from vildcli.data.images import read_image
 from vildcli.detector.scoring import attribute_scores, free_side, score_regions
-from vildcli.evaluation.truth import Truth
 from vildcli.labelling.labeller import VocabularyLabeller
 from vildcli.labelling.model import open_labelling_model
 from vildcli.labelling.options import LabellingOptions
@@ -30,47 +30,41 @@ MET_IOU = 0.5
 
 
 def attribute_accuracy(
-    truth: Truth, vocabulary: Vocabulary, images: Path, options: LabellingOptions
+    captions: Path, images: Path, vocabulary: Vocabulary, options: LabellingOptions
 ) -> dict[str, dict[str, float]]:
     """Shares of the met objects, in percent, of base and of novel categories.
 
     Args:
-        truth: whose annotations carry `attributes: {colour: …}`.
+        captions: of scenes that nothing was trained on: `bbox`, `name` and `colour` of each object.
         vocabulary: the world's, with the attribute set `colour`.
         options: the model.
     """
     opened = open_labelling_model(vocabulary, replace(options, context="none"))
-    factorised = opened.labeller
-    flat = open_labelling_model(
-        _flattened(vocabulary, factorised), replace(options, context="none")
-    ).labeller
+    flat_vocabulary = _flattened(vocabulary, opened.labeller)
+    flat = open_labelling_model(flat_vocabulary, replace(options, context="none")).labeller
+    names = [category.name for category in vocabulary.categories]
     colours = vocabulary.attributes[COLOUR]
+    is_base = opened.labeller.bank.is_base.tolist()
     found: dict[str, Counter[str]] = defaultdict(Counter)
-    objects = _by_image(truth)
-    for info in truth.annotations.images:
-        rows = objects.get(info.id, [])
-        pixels = torch.from_numpy(read_image(images / info.file_name).pixels).permute(2, 0, 1)
+    for file_name, objects in _by_image(captions).items():
+        pixels = torch.from_numpy(read_image(images / file_name).pixels).permute(2, 0, 1)
         [regions] = opened.detector.regions([pixels])
-        met = _met(rows, regions)
-        for row, (category, colour), (flat_category, flat_colour) in zip(
-            [rows[i] for i, _ in met],
-            _factorised(regions, factorised, [r for _, r in met]),
-            _joint(regions, flat, [r for _, r in met], len(colours)),
-            strict=True,
-        ):
-            names = [c.id for c in vocabulary.categories]
-            right = colours.index(row["attributes"][COLOUR])
-            group = "base" if factorised.bank.is_base[names.index(row["category_id"])] else "novel"
-            found[group]["objects"] += 1
-            for kind, name, said in (
-                ("factorised", category, colour),
-                ("flattened", flat_category, flat_colour),
-            ):
-                known, coloured = names[name] == row["category_id"], said == right
-                found[group][f"{kind} category"] += known
-                found[group][f"{kind} colour"] += coloured
-                found[group][f"{kind} both"] += known and coloured
+        met = _met(objects, regions)
+        rows = [row for _, row in met]
+        factorised, joint = _factorised(regions, opened.labeller, rows), _joint(regions, flat, rows)
+        for (i, _), pair, flat_pair in zip(met, factorised, joint, strict=True):
+            truth = names.index(objects[i]["name"]), colours.index(objects[i]["colour"])
+            counts = found["base" if is_base[truth[0]] else "novel"]
+            counts["objects"] += 1
+            _count(counts, "factorised", pair, truth)
+            _count(counts, "flattened", divmod(flat_pair, len(colours)), truth)
     return {group: _shares(counts) for group, counts in found.items()}
+
+
+def _count(counts: Counter[str], kind: str, found: tuple[int, int], truth: tuple[int, int]) -> None:
+    counts[f"{kind} category"] += found[0] == truth[0]
+    counts[f"{kind} colour"] += found[1] == truth[1]
+    counts[f"{kind} both"] += found == truth
 
 
 def _flattened(vocabulary: Vocabulary, labeller: VocabularyLabeller) -> Vocabulary:
@@ -85,10 +79,11 @@ def _flattened(vocabulary: Vocabulary, labeller: VocabularyLabeller) -> Vocabula
     return Vocabulary("flattened", categories)
 
 
-def _by_image(truth: Truth) -> Mapping[int, list[dict[str, Any]]]:
-    objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for row in truth.content["annotations"]:
-        objects[row["image_id"]].append(row)
+def _by_image(captions: Path) -> Mapping[str, list[dict[str, Any]]]:
+    objects: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in json.loads(captions.read_text(encoding="utf-8")):
+        if row["colour"] is not None:
+            objects[row["file_name"]].append(row)
     return objects
 
 
@@ -113,10 +108,9 @@ def _factorised(
     )
 
 
-def _joint(
-    regions: Regions, labeller: VocabularyLabeller, rows: list[int], colours: int
-) -> list[tuple[int, int]]:
-    return [divmod(column, colours) for column in _best(regions, labeller, rows).tolist()]
+def _joint(regions: Regions, labeller: VocabularyLabeller, rows: list[int]) -> list[int]:
+    found: list[int] = _best(regions, labeller, rows).tolist()
+    return found
 
 
 def _best(regions: Regions, labeller: VocabularyLabeller, rows: list[int]) -> Tensor:

@@ -59,6 +59,7 @@ from vildcli.training.inputs import TrainingOptions
 from vildcli.training.session import train_system
 from vildcli.types import MASK_SIZE, Regions
 from vildcli.vocabulary.files import load_vocabulary
+from vildcli.world.sprites import SpriteKind
 from vildcli.world.teacher import train_teacher
 from vildcli.world.world import World, draw_world
 
@@ -118,7 +119,8 @@ LADDER = ("chance", "teacher on its regions", "teacher on true boxes")  # of vil
 RECALL = ("vild-text", "supervised, base + novel")  # proposals of base, and of all supervision
 
 
-COLOURS = "colours of vild-ensemble"  # only emoji carry them as ground truth
+COLOURS = "colours of vild-ensemble"
+COLOUR_SCENES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ class Bench:
     """Where everything lies, and what was asked for."""
 
     folder: Path
+    sprites: SpriteKind
     world: World
     without_novel: World | None
     teacher: str
@@ -163,7 +166,7 @@ def main() -> None:
         if "vild-ensemble" in names:
             for name, numbers in _ladder(bench, seed, results):
                 results.add(name, seed, **numbers)
-            if given.sprites == "emoji" and not results.has(COLOURS, seed):
+            if not results.has(COLOURS, seed):
                 results.add(COLOURS, seed, **_colours(bench, seed))
         for name in RECALL:
             if name in names and not results.has(f"proposals of {name}", seed):
@@ -198,7 +201,14 @@ def _prepare(given: argparse.Namespace, needs_absent: bool) -> Bench:
     if not glove.exists():
         write_gloss_vectors(glove)
     return Bench(
-        folder, world, absent, f"local-dir:{teacher}", f"glove:{glove}", given.steps, given.device
+        folder,
+        given.sprites,
+        world,
+        absent,
+        f"local-dir:{teacher}",
+        f"glove:{glove}",
+        given.steps,
+        given.device,
     )
 
 
@@ -365,8 +375,17 @@ def _colours(bench: Bench, seed: int) -> dict[str, Any]:
     begin = time.perf_counter()
     model = str(bench.model("vild-ensemble", seed))
     options = LabellingOptions(model=model, regions=REGIONS, device=bench.device, offline=True)
+    # Scenes of another seed, whose captions say the colour of every object.
+    fresh = draw_world(
+        bench.folder / "fresh",
+        images=1,
+        val_images=1,
+        caption_images=COLOUR_SCENES,
+        seed=1,
+        sprites=bench.sprites,
+    )
     vocabulary = load_vocabulary(str(bench.world.vocabulary))
-    found = attribute_accuracy(bench.truth(), vocabulary, bench.world.val_images, options)
+    found = attribute_accuracy(fresh.captions_json, fresh.caption_images, vocabulary, options)
     return {"accuracy": found, "evaluation_seconds": round(time.perf_counter() - begin, 1)}
 
 
