@@ -175,6 +175,11 @@ REFUSALS = {
         2,
         "'3/2' is not i/n with i from 1 to n, such as 1/4.\n",
     ),
+    "every": (
+        ("photos", *FRUIT, "--every", "0"),
+        2,
+        "'0' is not a number of seconds, such as 0.5 or 1/30.\n",
+    ),
 }
 
 
@@ -211,6 +216,8 @@ def test_detect__other_settings_are_refused(
 def test_detect__help_is_grouped(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["detect", "--help"]) == 0
     shown = capsys.readouterr().out
-    headings = ["What to look for:", "Model:", "Which labels are kept:", "Run:", "Output:"]
+    headings = [
+        "What to look for:", "Model:", "Which labels are kept:", "Which images:", "Run:", "Output:",
+    ]  # fmt: skip
     assert [line for line in shown.splitlines() if line in headings] == headings
     assert 'vildcli detect photos --classes "apple, pear"' in shown

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +231,20 @@ def test_open__beside_another_process_that_is_just_starting(tmp_path: Path) -> N
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".run.4711.json").touch()
     assert opened(tmp_path / "run", draw_images(tmp_path / "photos", 1)).state == "new"
+
+
+def test_open__other_frames_of_a_video_are_refused(tmp_path: Path) -> None:
+    photos = draw_images(tmp_path / "photos", 1)
+    (photos / "v.mp4").touch()
+
+    def opened_every(seconds: str) -> LabellingRun:
+        found = find_images([str(photos)], every=Fraction(seconds))
+        return open_labelling_run(tmp_path / "run", found, {}, VOCABULARY)
+
+    assert [image.path for image in opened_every("0.5").plan] == ["0000.png", "v.mp4#t=0"]
+    assert opened_every("1/2").state == "continued"
+    with pytest.raises(RunError) as caught:
+        opened_every("2")
+    assert str(caught.value) == (
+        f"{tmp_path}/run labels other frames (every 1/2 s there, every 2 s now)."
+    )

@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Callable
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,8 @@ _GROUPS = {
     ),
     "Model": _MODEL_CHOICES,
     "Which labels are kept": ("floor", "conf", "max_det", "nms"),
-    "Run": ("out", "keep_regions", "add_new", "limit", "shard", "force", "batch", "workers"),
+    "Which images": ("every", "limit", "add_new"),
+    "Run": ("out", "keep_regions", "shard", "force", "batch", "workers"),
 }
 
 
@@ -59,6 +61,18 @@ def _shard(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise click.BadParameter(f"{value!r} is not i/n with i from 1 to n, such as 1/4.")
     return Shard(int(match[1]), int(match[2]))
+
+
+def _seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Fraction | None:
+    if value is None:
+        return None
+    try:
+        seconds = Fraction(value)
+    except (ValueError, ZeroDivisionError):
+        seconds = Fraction(0)
+    if seconds <= 0:
+        raise click.BadParameter(f"{value!r} is not a number of seconds, such as 0.5 or 1/30.")
+    return seconds
 
 
 def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -183,6 +197,12 @@ _run_options = _options(
         metavar="I/N",
         help="Only every n-th unit from the i-th, for several machines on one --out.",
     ),
+    click.option(
+        "--every",
+        callback=_seconds,
+        metavar="SECONDS",
+        help="Label frames of videos, one so often; without it videos are skipped.",
+    ),
     click.option("--limit", type=_COUNT, metavar="N", help="At most N images in the run."),
     click.option("--add-new", is_flag=True, help="Append images that a run does not have yet."),
     click.option("--force", is_flag=True, help="Delete another vildcli run at --out first."),
@@ -206,7 +226,8 @@ def command(
 ) -> int:
     """Label image folders with any vocabulary.
 
-    SOURCE is a folder, an image file or a glob. A run that was interrupted continues when the same
+    SOURCE is a folder, an image file, a glob, a tar archive (WebDataset), a video (with --every),
+    or a .txt file that lists any of them. A run that was interrupted continues when the same
     command is given again; one that is complete says so.
     """
     from vildcli.commands.embed import warn_of_unread
@@ -214,7 +235,7 @@ def command(
     from vildcli.labelling.sources import find_images
 
     # What is cheap to refuse is refused before a model is loaded.
-    found = find_images(sources)
+    found = find_images(sources, every=choices["every"])
     vocabulary = chosen_vocabulary(vocab, classes)
     if out and not choices["force"]:
         check_out(out)

@@ -1,7 +1,11 @@
-"""One image file to upright 8-bit RGB pixels, or to a reason why not. No torch.
+"""One image to upright 8-bit RGB pixels, or to a reason why not. No torch.
 
-The file is read once: hash and pixels come from the same bytes. Whatever is wrong with one image
-ends as a `DataError` that fits in a record; a run goes on.
+    a.jpg            a file
+    x.tar#a/b.jpg    a member of a tar archive
+    v.mp4#t=1.5      what a video shows one and a half seconds after its first frame
+
+It is read once: hash and pixels come from the same bytes. Whatever is wrong with one image ends as
+a `DataError` that fits in a record; a run goes on.
 """
 
 from __future__ import annotations
@@ -12,12 +16,14 @@ import os
 import re
 import warnings
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vildcli.data.members import frame_time, member_size, read_member, split_member
 from vildcli.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP")
@@ -28,12 +34,14 @@ _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """An image and the file it came from.
+    """An image and what it came from.
 
     Attributes:
         pixels: [H, W, 3] uint8 RGB, upright (EXIF orientation applied).
         width, height: of the upright image.
-        sha256: of the file's bytes, hexadecimal.
+        sha256: of the file's or the member's bytes, of a frame's pixels; hexadecimal.
+        bytes: of the file or the member; of a frame its video's.
+        mtime_ns: of the file on disk.
     """
 
     pixels: NDArray[np.uint8]
@@ -45,34 +53,61 @@ class DecodedImage:
 
 
 def read_image(path: Path, name: str | None = None) -> DecodedImage:
-    """Read and decode one image file; of an animation, the first frame.
+    """Read and decode one image; of an animation, the first frame.
 
     Transparent pixels are shown on white. 16-bit values are scaled by 1/257; 32-bit and float
     values, which have no fixed range, from their smallest and largest.
 
     Args:
-        path: the file.
+        path: the file, or a part of one, as above.
         name: what messages call it; default the path itself.
 
     Raises:
-        DataError: the file cannot be read or decoded; one line that names it.
+        DataError: it cannot be read or decoded; one line that names it.
+        MissingDependencyError: it is a frame of a video, and PyAV is not installed.
     """
     name = str(path) if name is None else name
+    container, member = split_member(path)
+    if member is not None and (time := frame_time(member)) is not None:
+        return _read_frame(container, time, name)
     try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            _refuse_size(name, status.st_size)
-            data = file.read()
+        data, mtime_ns = _read_bytes(container, member, name)
     except OSError as error:
         raise DataError(f"{name}: cannot be read ({error.strerror or error}).") from error
-    pixels = _decode(data, name)
+    return _decoded(_decode(data, name), data, len(data), mtime_ns)
+
+
+def _read_bytes(container: Path, member: str | None, name: str) -> tuple[bytes, int]:
+    """Bytes of a file or of a member of it, and when the file was last changed."""
+    if member is not None:
+        _refuse_size(name, member_size(container, member))
+        return read_member(container, member)
+    with container.open("rb") as file:
+        status = os.fstat(file.fileno())
+        _refuse_size(name, status.st_size)
+        return file.read(), status.st_mtime_ns
+
+
+def _read_frame(video: Path, time: Fraction, name: str) -> DecodedImage:
+    from vildcli.data.videos import read_frame
+
+    try:
+        status = video.stat()
+        pixels = read_frame(video, time)
+    except DataError as error:
+        reason = str(error).removeprefix(f"{video}: ")
+        raise DataError(f"{name}: {reason}") from error
+    return _decoded(pixels, pixels.tobytes(), status.st_size, status.st_mtime_ns)
+
+
+def _decoded(pixels: NDArray[np.uint8], hashed: bytes, size: int, mtime_ns: int) -> DecodedImage:
     return DecodedImage(
         pixels=pixels,
         width=pixels.shape[1],
         height=pixels.shape[0],
-        sha256=hashlib.sha256(data).hexdigest(),
-        bytes=len(data),
-        mtime_ns=status.st_mtime_ns,
+        sha256=hashlib.sha256(hashed).hexdigest(),
+        bytes=size,
+        mtime_ns=mtime_ns,
     )
 
 

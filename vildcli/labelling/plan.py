@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from vildcli.data.members import is_there
 from vildcli.labelling.records import ImageRecord, read_table, write_table
 from vildcli.labelling.sources import FoundImage
 from vildcli.runs import RUN_FILE, read_run
@@ -135,7 +136,9 @@ def source_roots(run: Path) -> Mapping[str, Path]:
 def image_path(
     run: Path, image: ImageRecord | PlannedImage, images_root: Path | None = None
 ) -> Path:
-    """Where the file of an image should be; it is not looked for.
+    """Where an image should be, for `read_image`; it is not looked for.
+
+    What lies in an archive or a video has the path of that file, `#`, and its name in it.
 
     Args:
         run: the labelling run.
@@ -147,7 +150,7 @@ def image_path(
     if images_root is None:
         return roots[image.source] / image.path
     of_source = images_root / image.source / image.path
-    if len(roots) > 1 and of_source.exists():
+    if len(roots) > 1 and is_there(of_source):
         return of_source
     return images_root / image.path
 

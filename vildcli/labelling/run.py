@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,7 +108,7 @@ def open_labelling_run(
         out,
         kind=KIND,
         settings=labelling_settings(settings),
-        arguments={**(arguments or {}), "sources": {k: str(v) for k, v in found.roots.items()}},
+        arguments={**(arguments or {}), **_said_of_sources(found)},
         force=force,
     )
     _refuse_other_sources(out, found)
@@ -171,8 +172,19 @@ def _keep_sources(out: Path, found: FoundImages) -> None:
             )
 
 
+def _said_of_sources(found: FoundImages) -> dict[str, Any]:
+    said: dict[str, Any] = {"sources": {k: str(v) for k, v in found.roots.items()}}
+    return said if found.every is None else {**said, "every": str(found.every)}
+
+
 def _refuse_other_sources(out: Path, found: FoundImages) -> None:
     there = source_roots(out)
+    every = read_run(out, KIND)["arguments"].get("every")
+    if every is not None and found.every is not None and Fraction(every) != found.every:
+        raise RunError(
+            f"{out} labels other frames (every {every} s there, every {found.every} s now).",
+            hint="Choose another --out, or the same --every.",
+        )
     if dict(there) != found.roots:
         was, now = (", ".join(map(str, roots.values())) for roots in (there, found.roots))
         raise RunError(

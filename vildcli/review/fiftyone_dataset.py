@@ -8,7 +8,6 @@ number in the image; on these, corrections are matched when they are brought bac
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,11 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vildcli.errors import DataError, VildError
-from vildcli.labelling.masks import object_mask
+from vildcli.labelling.masks import mask_over_box
+from vildcli.labelling.image_files import image_file, image_is_there
 from vildcli.labelling.plan import image_path
 from vildcli.labelling.records import OK, LabelledImage, LabelRecord
 from vildcli.labelling.thresholds import RunView
@@ -37,7 +34,6 @@ _OWN_FIELDS = (
     "objectness",
 )
 _BATCH = 64  # samples sent to the database at a time
-_LONGEST_MASK_SIDE = 512  # pixels; a mask of 28x28 values gains nothing from more
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +175,13 @@ def _sample(view: RunView, image: LabelledImage, filepath: str) -> Any:
 
 def _filepath(view: RunView, image: LabelledImage, images_root: Path | None) -> str:
     path = image_path(view.run, image.image, images_root).absolute()
-    if image.image.status == OK and not path.exists():
+    if image.image.status != OK:
+        return str(path)
+    if not image_is_there(path):
         raise DataError(
             f"{path} is not there.", hint="Name the folder that the images moved to as --images."
         )
-    return str(path)
+    return str(image_file(view.run, image.image, path).absolute())
 
 
 def _update(
@@ -219,7 +217,7 @@ def _detection(view: RunView, image: LabelledImage, label: LabelRecord) -> Any:
     return fo.Detection(
         label=view.categories[label.category_id].name,
         bounding_box=[x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height],
-        mask=_mask_within(label, (x1, y1, x2, y2)),
+        mask=mask_over_box(label.mask, label.box, (x1, y1, x2, y2)),
         confidence=label.score,
         vildcli_label=label.label,
         category_id=label.category_id,
@@ -251,18 +249,6 @@ def _attribute_fields(sets: tuple[str, ...]) -> dict[str, tuple[str, str, str]]:
         fields[name] = own
         taken.update(own)
     return fields
-
-
-def _mask_within(label: LabelRecord, box: tuple[float, float, float, float]) -> NDArray[np.bool_]:
-    """The mask on a pixel grid over `box`: FiftyOne stretches a mask to the box it belongs to."""
-    x1, y1, x2, y2 = box
-    scale = min(1, _LONGEST_MASK_SIDE / max(x2 - x1, y2 - y1, 1))
-    width, height = max(1, math.ceil((x2 - x1) * scale)), max(1, math.ceil((y2 - y1) * scale))
-    across, down = width / max(x2 - x1, 1e-3), height / max(y2 - y1, 1e-3)
-    left, top, right, bottom = label.box
-    moved = ((left - x1) * across, (top - y1) * down, (right - x1) * across, (bottom - y1) * down)
-    crop, _ = object_mask(label.mask, moved, height, width)
-    return crop
 
 
 def _save_views(dataset: Any) -> None:
