@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from vildcli.errors import DataError, VildError
-from vildcli.labelling.masks import mask_over_box
 from vildcli.labelling.image_files import image_file, image_is_there
+from vildcli.labelling.masks import mask_over_box
 from vildcli.labelling.plan import image_path
 from vildcli.labelling.records import OK, LabelledImage, LabelRecord
 from vildcli.labelling.thresholds import RunView
