@@ -310,6 +310,12 @@ def test_included_files_may_share_a_parent(tmp_path):
     assert found.parents == (Category(3, "animal"),)
 
 
+def test_a_parent_that_another_file_looks_for_is_a_category(tmp_path):
+    write(tmp_path, "categories: [{name: duck, parent: bird}]\nparents: [bird]", "b.yaml")
+    found = load_vocabulary(write(tmp_path, "include: [b.yaml]\ncategories: [bird]"))
+    assert ([c.name for c in found.categories], found.parents) == (["bird", "duck"], ())
+
+
 def test_a_circle_of_includes_is_refused(tmp_path):
     write(tmp_path, "include: [b.yaml]\ncategories: [x]", "a.yaml")
     write(tmp_path, "include: [c.yaml]\ncategories: [y]", "b.yaml")

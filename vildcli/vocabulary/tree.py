@@ -52,16 +52,16 @@ def branches(vocabulary: Vocabulary) -> list[Branch]:
 def circles(entries: Sequence[Category]) -> list[tuple[str, ...]]:
     """Entries that are above themselves: each circle once, from the one that stands first."""
     above = {entry.name: entry.parent for entry in entries}
-    state: dict[str, int] = {}  # which walk met it
+    met: set[str] = set()
     found = []
-    for walk, entry in enumerate(entries):
+    for entry in entries:
         name: str | None = entry.name
-        path = []
-        while name in above and name not in state:
-            state[name] = walk
+        path: list[str] = []
+        while name in above and name not in met:
+            met.add(name)
             path.append(name)
             name = above[name]
-        if name is not None and state.get(name) == walk and name in path:
+        if name in path:
             found.append(tuple(path[path.index(name) :]))
     return found
 

@@ -29,7 +29,7 @@ _SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _NEVER_FOLD = 1 << 30
 # Text that YAML writes as it is: it begins like a word and is none that means a truth value.
 _PLAIN = re.compile(
-    r"(?!(?:yes|no|on|off|true|false|null|y|n)$)[A-Za-z][\w ()'./-]*(?<! )", re.I | re.A
+    r"(?!(?:yes|no|on|off|true|false|null)$)[a-z][\w ()'./-]*(?<! )", re.IGNORECASE | re.ASCII
 )
 _CSV_COLUMNS = tuple(field.name for field in fields(Category))
 
