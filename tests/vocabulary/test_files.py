@@ -125,6 +125,7 @@ ODD_NAMES = NAMES | st.sampled_from(
     [
         "no",
         "Null",
+        "a ",
         "747",
         "1e5",
         "2024-01-01",
