@@ -42,3 +42,28 @@ def _run_bits(runs: list[int]) -> Iterator[str]:
             place, size = next((i, s) for i, s in enumerate(_SIZES) if length <= 2**s)
             yield f"1{place:02b}{length - 1:0{size}b}{value:08b}"
             left -= length
+
+
+def brush_size(rle: bytes) -> tuple[int | None, bool]:
+    """How many bytes a brush stands for, None where it breaks off; and whether all are 0."""
+    bits = bin(int.from_bytes(b"\x01" + rle, "big"))[3:]  # less 0b1
+    place = 0
+
+    def number(size: int) -> int:
+        nonlocal place
+        place += size
+        return int(bits[place - size : place], 2)
+
+    try:
+        total, word = number(32), number(5) + 1
+        sizes = [number(4) + 1 for _ in range(4)]
+        done, is_empty = 0, True
+        while done < total and place < len(bits):
+            is_run = number(1)
+            length = 1 + number(sizes[number(2)])
+            values = number(word if is_run else word * length)
+            is_empty &= values == 0
+            done += length
+    except ValueError:  # no bit is left
+        return None, True
+    return (done if done == total and place <= len(bits) else None), is_empty

@@ -1,0 +1,90 @@
+"""What a check finds, and the questions that all formats share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+_TOLERANCE = 1.0  # pixels that a box may reach beyond its image: others round
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        where: such as `annotations[3] (id 17)` or `labels/a.txt:2`.
+        what: a sentence about it without the first word, such as `has no bbox`.
+    """
+
+    where: str
+    what: str
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def numbers(values: Any, count: int | None = None) -> list[float] | None:
+    """The values where they are a list of finite numbers, of so many, else None."""
+    if not isinstance(values, (list, tuple)) or not all(map(is_number, values)):
+        return None
+    return list(values) if count in (None, len(values)) else None
+
+
+def parse_number(text: str | None) -> float | None:
+    """The finite number that a text says, else None."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def score_problem(row: Mapping[str, Any], key: str = "score") -> Iterator[str]:
+    """A score may be missing; one that is there is in 0-1."""
+    value = row.get(key)
+    if value is not None and not (is_number(value) and 0 <= value <= 1):
+        yield f"has the {key} {value!r}, not 0 to 1"
+
+
+def corners_problem(
+    corners: Sequence[float], width: float | None, height: float | None
+) -> Iterator[str]:
+    """Of x1 y1 x2 y2 in pixels: no area, or outside the image where its size is known."""
+    x1, y1, x2, y2 = corners
+    if x2 <= x1 or y2 <= y1:
+        yield f"has a box without area ({_shown(corners)})"
+    elif width is not None and height is not None:
+        least, most = min(x1, y1), max(x2 - width, y2 - height)
+        if least < -_TOLERANCE or most > _TOLERANCE:
+            yield f"has a box ({_shown(corners)}) that leaves its image of {width:g} x {height:g}"
+
+
+def ring_area(points: Sequence[float]) -> float:
+    """Twice the area that x y x y … go round."""
+    x, y = points[::2], points[1::2]
+    turns = zip(x, (*y[1:], y[0]), (*x[1:], x[0]), y, strict=True)
+    return abs(sum(a * b - c * d for a, b, c, d in turns))
+
+
+class Unique:
+    """Says where a value was first that should be there once."""
+
+    def __init__(self) -> None:
+        self._first: dict[Any, str] = {}
+
+    def problem(self, value: Any, what: str, where: str) -> Iterator[str]:
+        first = self._first.setdefault(value, where)
+        if first != where:
+            yield f"has the {what} {value!r}, as {first} has"
+
+
+def _shown(values: Sequence[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
