@@ -54,6 +54,8 @@ def test_match_images__gives_no_truth_twice() -> None:
         mine, files("a.jpg", start=5), hash_of_image=lambda i: "aa", hash_of_truth=lambda i: "aa"
     )
     assert found == {1: 5}
+    mine = [ImageFile(1, ("left/1.jpg",)), ImageFile(2, ("1.jpg", "left/1.jpg"))]
+    assert match_images(mine, files("left/1.jpg", start=5)) == {1: 5}
 
 
 @pytest.mark.parametrize(

@@ -79,14 +79,16 @@ def test_evaluate_lvis__equals_the_official_numbers_on_real_annotations(iou_type
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_fixed_ap__is_lvis_with_a_limit_for_each_category_only(iou_type: Any) -> None:
-    content, results = random_case(4, 340)
-    best = best_of_categories(predictions_of_results(results), 200)
+@pytest.mark.parametrize("limit", [150, 10_000])
+def test_fixed_ap__is_lvis_with_a_limit_for_each_category_only(iou_type: Any, limit: int) -> None:
+    """Images keep more than 300 with the higher limit, and categories are cut with the lower."""
+    content, results = random_case(3, 340)
+    best = best_of_categories(predictions_of_results(results), limit)
     found = evaluate_lvis(Engine(content, best), content, iou_type, limit=10_000)
     kept: list[dict[str, Any]] = []
     for category in range(1, 10):
         own = [row for row in results if row["category_id"] == category]
-        kept += sorted(own, key=lambda row: -row["score"])[:200]
+        kept += sorted(own, key=lambda row: -row["score"])[:limit]
     expected = official_lvis(content, kept, iou_type, max_dets=-1)
     names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
     assert {n: found.metrics[n] for n in names} == pytest.approx(

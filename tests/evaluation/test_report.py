@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from official_evaluation import COCO_128, needs, official_coco, predict, random_case
+from official_evaluation import COCO_128, needs, official_coco, official_lvis, predict, random_case
 
 from vildcli.errors import DataError, ModelError
+from vildcli.evaluation.evaluate import evaluate_fixed
 from vildcli.evaluation.failures import Judge, NamedRegions
 from vildcli.evaluation.predictions import Predictions, predictions_of_results
 from vildcli.evaluation.report import (
@@ -63,6 +64,31 @@ def test_report__of_every_part(truth: Truth) -> None:
     assert report.by_training == {}  # what the model was trained on is not known of all
     assert report.recalls == {}
     assert report.warnings == ()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # lvis calls logger.warn
+def test_report__cuts_to_300_detections_an_image_as_lvis_does(truth: Truth) -> None:
+    content, results = random_case(3, 340)
+    truth.path.write_text(json.dumps(content))
+    report = report_on(subject(load_truth(truth.path), predictions=predictions_of_results(results)))
+    for result in report.results:
+        official = official_lvis(content, results, result.iou_type)
+        assert dict(result.metrics) == pytest.approx(dict(official.results), abs=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_fixed_ap__looks_at_all_detections_of_an_image_and_category(truth: Truth) -> None:
+    """340 of one name on each image; the right ones come last."""
+    content, results = random_case(3, 340)
+    rows = [row | {"category_id": 1, "score": row["score"] + 1} for row in results]
+    rows += [predict(o["image_id"], 1, o["bbox"], 0.5) for o in content["annotations"]]
+    truth.path.write_text(json.dumps(content))
+    for limit, kept in ((10_000, rows), (1900, sorted(rows, key=lambda r: -r["score"])[:1900])):
+        found = evaluate_fixed(load_truth(truth.path), predictions_of_results(rows), limit=limit)
+        for result in found:
+            official = official_lvis(content, kept, result.iou_type, max_dets=-1)
+            expected = {k: v for k, v in official.results.items() if k.startswith("AP")}
+            assert dict(result.metrics) == pytest.approx(expected, abs=1e-9)
 
 
 def test_report__refuses_what_would_make_a_number_wrong(truth: Truth) -> None:

@@ -90,10 +90,12 @@ class Engine:
             predictions.scores,
             predictions.category_ids,
         )
-        self._found = self._truth.load_res(
+        found = self._truth.load_res(
             np.column_stack(columns).astype(np.float64),
             segmentation=None if predictions.masks is None else [*predictions.masks],
         )
+        # Else LVIS's rules cut it to 300 an image here, whatever the limit: it is cut already.
+        self._found = found.cap_detections_per_image(None)
 
     def coco(
         self, iou_type: IouType, *, limits: Sequence[int], use_categories: bool = True
