@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from vildcli.export.coco import export_coco
 from vildcli.export.csv import export_csv
@@ -13,6 +14,7 @@ from vildcli.export.geometry import Geometry
 from vildcli.export.labelstudio import CONFIG_END, export_labelstudio
 from vildcli.export.lvis import export_lvis
 from vildcli.export.parquet import export_parquet
+from vildcli.export.selection import Selection
 from vildcli.export.summary import ExportSummary
 from vildcli.export.voc import export_voc
 from vildcli.export.yolo import export_yolo
@@ -37,6 +39,11 @@ class Format:
     beside: tuple[str, ...] = ()
     splits_files: bool = False
     options: tuple[str, ...] = ()
+
+    def written(self, selection: Selection, out: Path) -> list[Path]:
+        """The files, or the folder, that an export to `out` writes."""
+        files = [path for path, _ in selection.files(out)] if self.splits_files else [out]
+        return [*files, *(out.with_name(out.stem + end) for end in self.beside)]
 
 
 FORMATS = {
