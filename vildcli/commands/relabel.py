@@ -58,6 +58,12 @@ _FRACTION = click.FloatRange(0, 1)
     show_default=True,
     help="Which overlapping labels suppress each other.",
 )
+@click.option(
+    "--roll-up",
+    type=_FRACTION,
+    metavar="S",
+    help="Below the score S give the nearest broader name that reaches it.",
+)
 @click.option("--offline", is_flag=True, help="Never use the network.")
 @click.option("--force", is_flag=True, help="Delete another vildcli run at --out first.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")

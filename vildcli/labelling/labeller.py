@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from vildcli.detector.postprocess import NmsKind, best_names
-from vildcli.detector.scoring import ScoringHead, attribute_scores, free_side, score_regions
+from vildcli.detector.scoring import (
+    Scores,
+    ScoringHead,
+    attribute_scores,
+    free_side,
+    score_regions,
+)
+from vildcli.labelling.roll_up import RollUp
 from vildcli.text.context import ScoringBank
 from vildcli.types import AttributeLabels, RegionLabels, Regions
 
@@ -47,6 +55,8 @@ class VocabularyLabeller:
         groups: [C] group of each category for NMS within groups; None otherwise.
         attributes: read of the labelled regions alone.
         unread: words that the encoder does not know, of each name that has any.
+        roll_up: broader names for regions of which no category is sure; None labels with
+            categories alone.
     """
 
     bank: ScoringBank
@@ -55,6 +65,7 @@ class VocabularyLabeller:
     groups: Tensor | None = None
     attributes: tuple[AttributeSet, ...] = ()
     unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    roll_up: RollUp | None = None
 
     def label(self, regions: Regions) -> RegionLabels:
         """One best name a region, suppressed across names, best first."""
@@ -66,16 +77,10 @@ class VocabularyLabeller:
             self.head,
             regions.objectness,
         )
-        policy, reported = self.policy, len(self.bank.category_ids)
-        rows, columns = best_names(
-            regions.boxes,
-            scores.fused[:, :reported],
-            floor=policy.floor,
-            count=policy.max_labels,
-            iou=policy.nms_iou,
-            kind=policy.nms,
-            groups=self.groups,
-        )
+        own = scores.fused[:, : len(self.bank.category_ids)]
+        if self.roll_up is not None and len(regions):
+            return self._rolled_up(regions, scores, own, self.roll_up)
+        rows, columns = self._best_names(regions, own, self.groups)
         fused = scores.fused[rows, columns]
         return RegionLabels(
             regions=rows,
@@ -85,6 +90,46 @@ class VocabularyLabeller:
             text_scores=None if scores.text is None else scores.text[rows, columns],
             image_scores=None if scores.image is None else scores.image[rows, columns],
             attributes=self._attributes(regions, rows, fused) if self.attributes else (),
+        )
+
+    def _rolled_up(
+        self, regions: Regions, scores: Scores, own: Tensor, roll_up: RollUp
+    ) -> RegionLabels:
+        """Labels whose names may be broader; whether one is base is its best category's affair."""
+        best = own.argmax(1)
+        of_entries = roll_up.of_entries(own, best.tolist())
+        rows, entries = self._best_names(regions, of_entries, roll_up.groups)
+        fused = of_entries[rows, entries]
+
+        def factor(side: Tensor | None) -> Tensor | None:
+            if side is None:
+                return None
+            pairs = zip(rows.tolist(), entries.tolist(), strict=True)
+            found = [roll_up.sums(side[row : row + 1], entry) for row, entry in pairs]
+            return torch.cat(found) if found else side.new_zeros(0)
+
+        return RegionLabels(
+            regions=rows,
+            category_ids=roll_up.ids[entries],
+            is_base=self.bank.is_base[best[rows]],
+            scores=fused,
+            text_scores=factor(scores.text),
+            image_scores=factor(scores.image),
+            attributes=self._attributes(regions, rows, fused) if self.attributes else (),
+        )
+
+    def _best_names(
+        self, regions: Regions, scores: Tensor, groups: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        policy = self.policy
+        return best_names(
+            regions.boxes,
+            scores,
+            floor=policy.floor,
+            count=policy.max_labels,
+            iou=policy.nms_iou,
+            kind=policy.nms,
+            groups=groups,
         )
 
     def _attributes(

@@ -25,6 +25,8 @@ class LabellingOptions:
         context: `none`, or a vocabulary to score against beside the user's.
         text_bank: ready embeddings of the vocabulary.
         fusion: `uniform:W` weighs the text side by W for every category.
+        roll_up: score from which a name is sure enough; below it a region gets the nearest broader
+            name that is. None never rolls up.
     """
 
     model: str = CLIP_ON_CROPS
@@ -39,6 +41,7 @@ class LabellingOptions:
     floor: float = 0.01
     max_det: int = 300
     nms: NmsKind = "agnostic"
+    roll_up: float | None = None
     device: str | None = None
     offline: bool = False
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,9 @@ def view_run(
             hint="Run the same detect command again to finish it.",
         )
     vocabulary = load_vocabulary(run / VOCABULARY_FILE)
+    if "roll_up" in header["settings"]:  # labels may then be parents as well
+        entries = (*vocabulary.categories, *vocabulary.parents)
+        vocabulary = replace(vocabulary, categories=entries, parents=())
     default_conf = _default_conf(header)
     thresholds = {
         category.id: display_threshold(category, conf=conf, default_conf=default_conf)

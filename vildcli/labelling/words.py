@@ -18,6 +18,7 @@ from vildcli.errors import ModelError
 from vildcli.labelling.head import StoredHead, read_head
 from vildcli.labelling.labeller import AttributeSet, VocabularyLabeller
 from vildcli.labelling.options import CLIP_ON_CROPS, DEFAULT_TEACHER, LabellingOptions
+from vildcli.labelling.roll_up import make_roll_up
 from vildcli.runs import file_sha256
 from vildcli.text.bank import BARE_SUFFIXES, TextBank, embed_categories, load_text_bank
 from vildcli.text.context import (
@@ -180,7 +181,12 @@ def make_labeller(
         "max_det": options.max_det,
         "nms": options.nms,
     }
-    return VocabularyLabeller(bank, head, options.policy, groups, attributes, unread), said
+    roll_up = None
+    if options.roll_up is not None:
+        roll_up = make_roll_up(vocabulary, options.roll_up, groups)
+        said["roll_up"] = [options.roll_up, roll_up.thresholds.tolist()]
+    labeller = VocabularyLabeller(bank, head, options.policy, groups, attributes, unread, roll_up)
+    return labeller, said
 
 
 def _embed_attributes(vocabulary: Vocabulary, words: Words) -> tuple[AttributeSet, ...]:
