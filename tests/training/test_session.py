@@ -122,6 +122,9 @@ def test_distilling_rows_make_their_own_cache(tmp_path: Path) -> None:
     model = tmp_path / "run" / "proposals"
     _, said = train(replace(options, init=str(model)), tmp_path / "from-model")
     assert not any("--proposals" in line for line in said)  # the model's own
+    provenance = load_model(tmp_path / "from-model", torch.device("cpu")).card.provenance
+    assert provenance["init_provenance"]["trained_on"] == ["apple", "pear"]
+    assert provenance["proposals"]["trained_on"] == ["apple", "pear"]
     assert not (tmp_path / "from-model" / "proposals").exists()
 
 

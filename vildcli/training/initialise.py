@@ -115,5 +115,8 @@ def _from_model(detector: Detector, init: str) -> dict[str, Any]:
     return {
         "init": source.identity,
         "init_system": source.card.system,
-        "init_provenance": dict(source.card.provenance),
+        "init_provenance": {
+            **source.card.provenance,
+            "trained_on": [category.name for category in source.card.base_categories],
+        },
     }
