@@ -46,7 +46,7 @@ _GROUPS = {
         "text_bank",
     ),
     "Model": _MODEL_CHOICES,
-    "Which labels are kept": ("floor", "conf", "max_det", "nms"),
+    "Which labels are kept": ("floor", "conf", "max_det", "nms", "roll_up"),
     "Which images": ("every", "limit", "add_new"),
     "Run": ("out", "keep_regions", "shard", "force", "batch", "workers"),
 }
@@ -159,6 +159,12 @@ _model_options = _options(
         show_default=True,
         help="Which overlapping labels suppress each other.",
     ),
+    click.option(
+        "--roll-up",
+        type=_FRACTION,
+        metavar="S",
+        help="Below the score S give the nearest broader name that reaches it.",
+    ),
     click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps.  [default: the best]"),
     click.option("--offline", is_flag=True, help="Never use the network."),
 )
@@ -267,7 +273,7 @@ def _open_model(vocabulary: Vocabulary, choices: dict[str, Any]) -> Any:
     from vildcli.labelling.options import LabellingOptions
 
     words = ("prompts", "attribute_prompts", "context", "text_bank")
-    names = (*_MODEL_CHOICES, *words, "floor", "max_det", "nms")
+    names = (*_MODEL_CHOICES, *words, "floor", "max_det", "nms", "roll_up")
     options = LabellingOptions(**{name: choices[name] for name in names})
     return open_labelling_model(vocabulary, options)
 
