@@ -25,6 +25,9 @@ class StubDetector:
         self.batches: list[list[tuple[int, ...]]] = []
         self._seconds = seconds
 
+    def canvas(self, height: int, width: int) -> tuple[int, int]:
+        return height, width
+
     def regions(self, images: Sequence[Tensor]) -> list[Regions]:
         self.batches.append([tuple(image.shape) for image in images])
         time.sleep(self._seconds)

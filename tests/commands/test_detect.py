@@ -103,7 +103,7 @@ def test_detect__interrupted_then_continued(
     regions = StubDetector.regions
 
     def interrupt(self: StubDetector, images: Any) -> Any:
-        if done_units(Path("run")):
+        if len(self.batches) == 2:  # those of the first unit
             raise KeyboardInterrupt
         return regions(self, images)
 

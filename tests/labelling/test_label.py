@@ -15,8 +15,10 @@ from stub_model import REGIONS, StubModel, draw_images
 
 from vildcli.data.images import DecodedImage, read_image
 from vildcli.errors import RunError
+from vildcli.export.coco import export_coco
+from vildcli.export.selection import Selection
 from vildcli.labelling import label
-from vildcli.labelling.label import label_images
+from vildcli.labelling.label import LabellingJob, Watch, label_images
 from vildcli.labelling.plan import Shard
 from vildcli.labelling.records import (
     done_units,
@@ -27,8 +29,10 @@ from vildcli.labelling.records import (
 )
 from vildcli.labelling.run import open_labelling_run
 from vildcli.labelling.sources import find_images
+from vildcli.labelling.thresholds import view_run
 from vildcli.vocabulary.category import Category, Vocabulary
 
+KEEP = LabellingJob(keep_regions=True)
 VOCABULARY = Vocabulary("fruit", (Category(1, "apple"), Category(2, "pear")))
 
 
@@ -51,12 +55,13 @@ def test_label_images__writes_what_the_model_says(tmp_path: Path) -> None:
     photos = draw_images(tmp_path / "photos", 3)
     model = StubModel()
     run = opened(tmp_path / "run", photos)
-    summary, seconds = label_images(run, model, skipped=2)
+    watch = Watch()
+    summary = label_images(run, model, watch=watch, skipped=2)
     assert (summary.images, summary.labelled, summary.failed) == (3, 3, 0)
     assert (summary.skipped, summary.resumed, summary.labels) == (2, 0, 6)
     assert summary.run == str(run)
     assert summary.peak_rss_mib > 10
-    assert seconds.write > 0
+    assert watch.seconds.write > 0
     for stored in iter_labelled_images(run):
         pixels = read_image(photos / stored.image.path).pixels
         (regions,) = model.detector.regions([torch.from_numpy(pixels).permute(2, 0, 1)])
@@ -80,7 +85,7 @@ def test_label_images__keeps_labelled_regions_without_or_all_with_embeddings(
     assert [row["region"] for row in rows] == [0, 2]
     assert [row["text_side"] for row in rows] == [None, None]
     every = opened(tmp_path / "every", photos)
-    label_images(every, StubModel(), keep_regions=True)
+    label_images(every, StubModel(), KEEP)
     rows = read_part(every, "regions", 0).to_pylist()
     assert [row["region"] for row in rows] == list(range(REGIONS))
     pixels = torch.from_numpy(read_image(photos / "0000.png").pixels).permute(2, 0, 1)
@@ -96,7 +101,7 @@ def test_label_images__a_bad_image_is_a_row_with_its_reason(tmp_path: Path) -> N
     (photos / "0000a.jpg").touch()
     (photos / "text.jpg").write_text("hello")
     run = opened(tmp_path / "run", photos)
-    summary, _ = label_images(run, StubModel())
+    summary = label_images(run, StubModel())
     assert (summary.images, summary.labelled, summary.failed) == (4, 2, 2)
     failed = [image for image in iter_images(run) if image.status == "failed"]
     assert [(image.image_id, image.reason) for image in failed] == [
@@ -107,7 +112,7 @@ def test_label_images__a_bad_image_is_a_row_with_its_reason(tmp_path: Path) -> N
 
 def test_label_images__an_image_without_regions_is_ok(tmp_path: Path) -> None:
     run = opened(tmp_path / "run", draw_images(tmp_path / "photos", 1, size=(1, 1)))
-    summary, _ = label_images(run, StubModel(), keep_regions=True)
+    summary = label_images(run, StubModel(), KEEP)
     assert (summary.labelled, summary.labels) == (1, 0)
     assert [stored.labels for stored in iter_labelled_images(run)] == [()]
 
@@ -116,7 +121,7 @@ def test_label_images__a_file_that_vanished_is_a_failed_row(tmp_path: Path) -> N
     photos = draw_images(tmp_path / "photos", 2)
     run = opened(tmp_path / "run", photos)
     (photos / "0001.png").unlink()
-    assert label_images(run, StubModel())[0].failed == 1
+    assert label_images(run, StubModel()).failed == 1
     reasons = [image.reason for image in iter_images(run)]
     assert reasons == [None, "0001.png: cannot be read (No such file or directory)."]
 
@@ -125,7 +130,7 @@ def test_label_images__a_batch_never_crosses_a_unit(tmp_path: Path) -> None:
     photos = draw_images(tmp_path / "photos", 37)
     (photos / "0003.png").write_bytes(b"")
     model = StubModel()
-    label_images(opened(tmp_path / "run", photos), model, batch_size=6)
+    label_images(opened(tmp_path / "run", photos), model, LabellingJob(batch_size=6))
     assert [len(batch) for batch in model.detector.batches] == [6, 6, 3, 6, 6, 4, 5]
 
 
@@ -147,7 +152,7 @@ def test_label_images__an_error_of_the_model_is_not_swallowed(tmp_path: Path) ->
 def test_label_images__interrupted_and_continued_equals_unbroken(tmp_path: Path) -> None:
     photos = draw_images(tmp_path / "photos", 40)
     whole = opened(tmp_path / "whole", photos)
-    label_images(whole, StubModel(), keep_regions=True)
+    label_images(whole, StubModel(), KEEP)
     broken = opened(tmp_path / "broken", photos)
 
     def stop(images: int) -> None:
@@ -155,9 +160,9 @@ def test_label_images__interrupted_and_continued_equals_unbroken(tmp_path: Path)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        label_images(broken, StubModel(), keep_regions=True, advance=stop)
+        label_images(broken, StubModel(), KEEP, Watch(advance=stop))
     assert done_units(broken) == [0]
-    summary, _ = label_images(broken, StubModel(), keep_regions=True)
+    summary = label_images(broken, StubModel(), KEEP)
     assert (summary.images, summary.resumed, summary.labels) == (40, 16, 80)
     assert parts(broken) == parts(whole)
 
@@ -167,7 +172,7 @@ def test_label_images__a_lost_part_of_a_done_unit_is_made_again(tmp_path: Path) 
     label_images(run, StubModel())
     before = parts(run)
     part_path(run, "labels", 1).unlink()
-    assert label_images(run, StubModel())[0].resumed == 16
+    assert label_images(run, StubModel()).resumed == 16
     assert parts(run) == before
 
 
@@ -176,7 +181,7 @@ def test_label_images__shards_make_the_same_parts(tmp_path: Path) -> None:
     whole = opened(tmp_path / "whole", photos)
     label_images(whole, StubModel())
     shared = opened(tmp_path / "shared", photos)
-    summary, _ = label_images(shared, StubModel(), shard=Shard(2, 2))
+    summary = label_images(shared, StubModel(), shard=Shard(2, 2))
     assert (summary.images, done_units(shared)) == (16, [1])
     label_images(shared, StubModel(), shard=Shard(1, 2))
     assert parts(shared) == parts(whole)
@@ -190,13 +195,11 @@ def test_label_images__a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert str(caught.value) == f"{run} cannot be written: File exists."
 
 
-def test_label_images__reports_progress_and_one_forecast(tmp_path: Path) -> None:
+def test_label_images__reports_progress(tmp_path: Path) -> None:
     run = opened(tmp_path / "run", draw_images(tmp_path / "photos", 20))
     steps: list[int] = []
-    forecasts: list[float] = []
-    label_images(run, StubModel(), advance=steps.append, forecast=forecasts.append)
+    label_images(run, StubModel(), watch=Watch(advance=steps.append))
     assert steps == [8, 8, 4]
-    assert len(forecasts) == 1
 
 
 def test_label_images__decoded_images_are_few_however_many_there_are(
@@ -217,50 +220,71 @@ def test_label_images__decoded_images_are_few_however_many_there_are(
 
     monkeypatch.setattr(label, "read_image", counted)
     run = opened(tmp_path / "run", draw_images(tmp_path / "photos", 120))
-    label_images(run, StubModel(), batch_size=4, workers=3)
+    label_images(run, StubModel(), LabellingJob(batch_size=4, workers=3))
     gc.collect()
     assert 4 < most <= 4 + 3 + 4 + 1  # ahead of the model, its batch, and the one being handed over
     assert alive() == 0
 
 
 KILLER = """
-import os, random, signal, sys, time
+import os, random, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
-from stub_model import StubModel
-from vildcli.labelling.label import label_images
+import vildcli.labelling.records as records
+from stub_model import StubDetector, StubModel
+from vildcli.labelling.label import LabellingJob, label_images
 torch.set_num_threads(1)
 run, random = Path(sys.argv[2]), random.Random(0)
-killed = 0
-while True:
+job = LabellingJob(keep_regions=True, batch_size=4)
+
+def die_at(step):
+    passed = 0
+    def watched(function, half_written=False):
+        def call(*arguments, **options):
+            nonlocal passed
+            passed += 1
+            if passed == step:
+                if half_written:
+                    function(*arguments, **options)
+                    os.truncate(arguments[1], os.path.getsize(arguments[1]) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+        return call
+    StubDetector.regions = watched(StubDetector.regions)
+    records.pq.write_table = watched(records.pq.write_table, half_written=True)
+    os.fsync, os.replace = watched(os.fsync), watched(os.replace)
+
+for attempt in range(11):
     child = os.fork()
     if child == 0:
-        label_images(run, StubModel(seconds=0.01), keep_regions=True, batch_size=4)
+        if attempt < 10:
+            die_at(random.randrange(1, 25))
+        label_images(run, StubModel(), job)
         os._exit(0)
-    if killed < 6:
-        time.sleep(random.uniform(0.02, 0.3))
-        os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
-    killed += os.WIFSIGNALED(status)
-    if os.WIFEXITED(status):
-        sys.exit(os.WEXITSTATUS(status) or (killed < 3))
+    if os.WIFSIGNALED(status) != (attempt < 10):
+        sys.exit(f"attempt {attempt}: {status}")
 """
 
 
-def labelling_process(run: Path, script: str) -> subprocess.Popen[bytes]:
+def in_another_process(run: Path, script: str) -> None:
     tests = str(Path(__file__).parents[1])
-    return subprocess.Popen([sys.executable, "-c", script, tests, str(run)])
+    subprocess.run([sys.executable, "-c", script, tests, str(run)], check=True, timeout=400)
 
 
 @pytest.mark.slow
 def test_label_images__killed_at_any_point_equals_unbroken(tmp_path: Path) -> None:
-    photos = draw_images(tmp_path / "photos", 160)
+    photos = draw_images(tmp_path / "photos", 320)
     whole = opened(tmp_path / "whole", photos)
-    label_images(whole, StubModel(), keep_regions=True, batch_size=4)
+    label_images(whole, StubModel(), LabellingJob(keep_regions=True, batch_size=4))
     killed = opened(tmp_path / "killed", photos)
-    assert labelling_process(killed, KILLER).wait(60) == 0
+    in_another_process(killed, KILLER)
     assert parts(killed) == parts(whole)
+    for run in (whole, killed):
+        export_coco(Selection(view_run(run, conf=0.0)), tmp_path / f"{run.name}.json")
+    exported = [(tmp_path / f"{name}.json").read_bytes() for name in ("whole", "killed")]
+    assert exported[0] == exported[1]
 
 
 TWO = """
@@ -269,10 +293,11 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 from stub_model import StubModel
-from vildcli.labelling.label import label_images
+from vildcli.labelling.label import LabellingJob, label_images
 torch.set_num_threads(1)
 child = os.fork()
-label_images(Path(sys.argv[2]), StubModel(seconds=0.005), keep_regions=True, batch_size=4)
+job = LabellingJob(keep_regions=True, batch_size=4)
+label_images(Path(sys.argv[2]), StubModel(seconds=0.005), job)
 if child == 0:
     os._exit(0)
 sys.exit(os.waitpid(child, 0)[1])
@@ -283,7 +308,7 @@ sys.exit(os.waitpid(child, 0)[1])
 def test_label_images__two_writers_of_one_run_are_harmless(tmp_path: Path) -> None:
     photos = draw_images(tmp_path / "photos", 64)
     whole = opened(tmp_path / "whole", photos)
-    label_images(whole, StubModel(), keep_regions=True, batch_size=4)
+    label_images(whole, StubModel(), LabellingJob(keep_regions=True, batch_size=4))
     shared = opened(tmp_path / "shared", photos)
-    assert labelling_process(shared, TWO).wait(60) == 0
+    in_another_process(shared, TWO)
     assert parts(shared) == parts(whole)

@@ -9,11 +9,12 @@ from stub_model import StubLabeller, StubModel, draw_images
 
 from vildcli.data.images import read_image
 from vildcli.errors import RunError
-from vildcli.labelling.label import LabellingSummary, label_images
+from vildcli.labelling.label import LabellingJob, label_images
 from vildcli.labelling.records import iter_labelled_images, part_path
 from vildcli.labelling.relabel import relabel_run, stored_regions
 from vildcli.labelling.run import open_labelling_run
 from vildcli.labelling.sources import find_images
+from vildcli.labelling.summary import LabellingSummary
 from vildcli.vocabulary.category import Category, Vocabulary
 
 VOCABULARY = Vocabulary("fruit", (Category(1, "apple"), Category(2, "pear")))
@@ -26,7 +27,7 @@ def detected(folder: Path, keep_regions: bool = True) -> Path:
     settings = {"names": "fruit", "keep_regions": keep_regions}
     run = open_labelling_run(folder / "run", found, settings, VOCABULARY).folder
     model = StubModel()
-    label_images(run, model, keep_regions=keep_regions)
+    label_images(run, model, LabellingJob(keep_regions=keep_regions))
     if keep_regions:
         model.save_head(run)
     return run
@@ -106,5 +107,5 @@ def test_stored_regions__of_a_unit_without_any(tmp_path: Path) -> None:
     photos = draw_images(tmp_path / "photos", 2, size=(1, 1))
     found = find_images([str(photos)])
     run = open_labelling_run(tmp_path / "run", found, {}, VOCABULARY).folder
-    label_images(run, StubModel(), keep_regions=True)
+    label_images(run, StubModel(), LabellingJob(keep_regions=True))
     assert list(stored_regions(run, 0)) == []

@@ -147,7 +147,7 @@ def test_continue__new_files_are_reported_and_appended_only_when_asked(tmp_path:
     assert len(read_plan(run)) == 20
     added = opened(run, photos, add_new=True)
     assert (added.state, added.new, added.added, added.left()) == ("continued", 0, 1, 1)
-    assert label_images(run, StubModel())[0].resumed == 20
+    assert label_images(run, StubModel()).resumed == 20
     assert {image.path: image.image_id for image in iter_images(run)} == {**ids, "000.png": 21}
 
 

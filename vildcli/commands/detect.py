@@ -18,10 +18,11 @@ from vildcli import console
 from vildcli.commands.grouping import GroupedCommand
 
 if TYPE_CHECKING:
-    from vildcli.labelling.label import LabellingSummary, StageSeconds
+    from vildcli.labelling.label import StageSeconds
     from vildcli.labelling.plan import Shard
     from vildcli.labelling.run import LabellingRun
     from vildcli.labelling.sources import FoundImages
+    from vildcli.labelling.summary import LabellingSummary
     from vildcli.vocabulary.category import Vocabulary
 
 EXAMPLE = """\
@@ -314,24 +315,19 @@ def _open_run(
 def _label(
     run: LabellingRun, model: Any, skipped: int, choices: dict[str, Any]
 ) -> tuple[LabellingSummary, StageSeconds]:
-    from vildcli.labelling.label import label_images
+    from vildcli.labelling.label import LabellingJob, Watch, label_images
 
-    def forecast(seconds: float) -> None:
-        if model.seconds_per_image is None:
-            console.say(f"The rest will take {_duration(seconds)}.")
-
+    job = LabellingJob(
+        keep_regions=choices["keep_regions"],
+        batch_size=choices["batch"],
+        workers=choices["workers"],
+    )
     with console.progress("Labelling", run.left(choices["shard"])) as advance:
-        return label_images(
-            run.folder,
-            model,
-            keep_regions=choices["keep_regions"],
-            batch_size=choices["batch"],
-            workers=choices["workers"],
-            advance=advance,
-            forecast=forecast,
-            shard=choices["shard"],
-            skipped=skipped,
+        watch = Watch(advance=advance)
+        summary = label_images(
+            run.folder, model, job, watch, shard=choices["shard"], skipped=skipped
         )
+    return summary, watch.seconds
 
 
 def _show_found(found: FoundImages) -> None:

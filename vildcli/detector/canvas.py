@@ -64,11 +64,7 @@ def make_canvas(
         short_side, resize: see `Architecture`.
     """
     height, width = image.shape[-2:]
-    scale = size / max(height, width)
-    if short_side is not None:
-        scale = min(scale, short_side / min(height, width))
-    rounded = _half_up if resize == "opencv" else round
-    content = (max(1, rounded(height * scale)), max(1, rounded(width * scale)))
+    content = content_size(height, width, size=size, short_side=short_side, resize=resize)
     if resize == "opencv":
         image = resize_bytes(image, content)
     pixels = normalise(image, mean, std)
@@ -78,6 +74,22 @@ def make_canvas(
         )[0]
     bottom, right = (-content[0]) % stride, (-content[1]) % stride
     return Canvas(F.pad(pixels, (0, right, 0, bottom)), content, (height, width))
+
+
+def content_size(
+    height: int,
+    width: int,
+    *,
+    size: int,
+    short_side: int | None = None,
+    resize: Literal["antialias", "opencv"] = "antialias",
+) -> tuple[int, int]:
+    """Height and width that an image is resized to; arguments as `make_canvas`."""
+    scale = size / max(height, width)
+    if short_side is not None:
+        scale = min(scale, short_side / min(height, width))
+    rounded = _half_up if resize == "opencv" else round
+    return max(1, rounded(height * scale)), max(1, rounded(width * scale))
 
 
 def resize_bytes(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -22,7 +22,7 @@ from torchvision.ops import roi_align
 from vildcli.detector.architecture import Architecture
 from vildcli.detector.backbone import Backbone
 from vildcli.detector.boxes import BOX_CODE_WEIGHTS, decode_boxes, encode_boxes
-from vildcli.detector.canvas import Canvas, make_canvas, normalise
+from vildcli.detector.canvas import Canvas, content_size, make_canvas, normalise
 from vildcli.detector.heads import (
     BOX_POOL,
     MASK_POOL,
@@ -259,6 +259,14 @@ class Detector(nn.Module):
             predictions, [canvas.content], per_level=max(1000, count), total=count
         )
         return canvas.to_original(boxes).cpu()
+
+    def canvas_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the padded frame that an image of this size is seen in."""
+        a = self.architecture
+        content = content_size(
+            height, width, size=a.image_size, short_side=a.short_side, resize=a.resize
+        )
+        return content[0] + (-content[0]) % a.stride, content[1] + (-content[1]) % a.stride
 
     def _canvas(self, image: Tensor) -> Canvas:
         a = self.architecture

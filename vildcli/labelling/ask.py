@@ -19,7 +19,7 @@ from torchvision.ops.boxes import box_area
 
 from vildcli.detector.scoring import ScoringHead, free_side
 from vildcli.errors import ModelError
-from vildcli.labelling.label import RegionDetector
+from vildcli.labelling.batches import RegionDetector
 from vildcli.labelling.labeller import LabelPolicy, VocabularyLabeller
 from vildcli.labelling.words import ClosedSet, Words
 from vildcli.teacher.clip_on_crops import select_rows

@@ -1,8 +1,9 @@
 """The labelling pipeline: the units of a plan that are not done yet, one after the other.
 
-    plan ──threads──▶ decoded images ──batches──▶ RegionDetector ──▶ Regions ──▶ RegionLabeller
-                                                                        └─── rows ───┘
-    regions/U.parquet, labels/U.parquet, then images/U.parquet, the commit mark of unit U
+    plan ──threads──▶ decoded images ──batches──▶ RegionDetector ──▶ Regions
+                                                                        │ one thread, in order
+    regions/U.parquet, labels/U.parquet, then ◀── rows ◀── RegionLabeller
+    images/U.parquet, the commit mark of unit U
 
 A unit is a pure function of its images and the settings: a batch never crosses a unit. Only damaged
 images are survived; an error of the model ends the run, which continues from the last done unit.
@@ -11,35 +12,41 @@ images are survived; an error of the model ends the run, which continues from th
 from __future__ import annotations
 
 import itertools
-import sys
+import json
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from vildcli.data.images import DecodedImage, read_image
 from vildcli.errors import DataError, RunError
+from vildcli.labelling.batches import Forward, RegionDetector, batches_by_canvas
+from vildcli.labelling.human_labels import HumanBoxes, leave_free, refuse_other_frame
 from vildcli.labelling.plan import WHOLE, PlannedImage, Shard, image_path, read_plan, units_of
-from vildcli.labelling.records import FAILED, OK, is_done, read_part, write_part
+from vildcli.labelling.records import is_done, region_schema, write_batches, write_part
+from vildcli.labelling.rows import (
+    failed_row,
+    image_embedding,
+    image_row,
+    label_rows,
+    region_batch,
+)
+from vildcli.labelling.stored import RegionType, as_stored
+from vildcli.labelling.summary import LabellingSummary, summarise
 from vildcli.types import RegionLabels, Regions
 
-
-class RegionDetector(Protocol):
-    """Finds regions, before any word is said."""
-
-    def regions(self, images: Sequence[Tensor]) -> list[Regions]:
-        """Regions of each image, embeddings rounded to float16.
-
-        Args:
-            images: each [3, H, W] uint8 RGB, upright.
-        """
+SHRUNK_FILE = "batches.jsonl"
+_UNFINISHED = 2  # batches that may wait to be named and written
 
 
 class RegionLabeller(Protocol):
@@ -56,39 +63,19 @@ class LabellingModel(Protocol):
     def labeller(self) -> RegionLabeller: ...
 
 
-@dataclass(frozen=True, slots=True)
-class LabellingSummary:
-    """What a run (or its shard) holds, and what this call took.
-
-    Attributes:
-        images, labelled, failed, labels: of all units of the run or shard, whenever they were done.
-        skipped: files of the sources that are no images.
-        resumed: images of units that an earlier call had done.
-        seconds, images_per_second: of this call.
-        peak_rss_mib: greatest resident memory of the process so far.
-    """
-
-    run: str
-    images: int
-    labelled: int
-    failed: int
-    skipped: int
-    resumed: int
-    labels: int
-    seconds: float
-    images_per_second: float
-    peak_rss_mib: float
-
-
 @dataclass(slots=True)
 class StageSeconds:
-    """Wall time of the main thread by stage, seconds.
+    """Where the time went, seconds.
 
-    Decoding goes on in other threads: only the time that the model waits for it counts.
+    Attributes:
+        decode_wait, forward, finish_wait: of the thread that runs the model; they add up to nearly
+            all of it. Decoding and finishing go on beside it: only its waiting counts.
+        score, write: of the thread that names regions and writes them.
     """
 
     decode_wait: float = 0.0
     forward: float = 0.0
+    finish_wait: float = 0.0
     score: float = 0.0
     write: float = 0.0
 
@@ -101,105 +88,101 @@ class StageSeconds:
             setattr(self, stage, getattr(self, stage) + time.perf_counter() - begin)
 
 
-@dataclass(slots=True)
-class _UnitRows:
-    images: list[dict[str, Any]] = field(default_factory=list)
-    regions: list[dict[str, Any]] = field(default_factory=list)
-    labels: list[dict[str, Any]] = field(default_factory=list)
+@dataclass(frozen=True, slots=True)
+class LabellingJob:
+    """What is stored of an image, and how fast.
+
+    Attributes:
+        keep_regions: store every region with its embeddings, not only the labelled ones without.
+        region_dtype: what embeddings are rounded to before they are scored, and stored as.
+        people: boxes that people drew, by image id; regions that overlap them are left out.
+        batch_size: images a batch; part of what makes two runs byte-identical.
+        may_shrink: halve batches that do not fit into memory; `batches.jsonl` says when.
+        workers: threads that decode ahead of the model.
+    """
+
+    keep_regions: bool = False
+    region_dtype: RegionType = "float16"
+    people: Mapping[int, HumanBoxes] = field(default_factory=dict)
+    batch_size: int = 8
+    may_shrink: bool = False
+    workers: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who is told while a run goes on, by the thread that runs the model.
+
+    Attributes:
+        advance: the number of images just done.
+        shrunk: the sizes of a batch before and after memory ran out.
+        seconds: filled as time passes.
+    """
+
+    advance: Callable[[int], None] = lambda images: None
+    shrunk: Callable[[int, int], None] = lambda before, after: None
+    seconds: StageSeconds = field(default_factory=StageSeconds)
+
+
+DEFAULT_JOB = LabellingJob()
 
 
 def label_images(
     run: Path,
     model: LabellingModel,
+    job: LabellingJob = DEFAULT_JOB,
+    watch: Watch | None = None,
     *,
-    keep_regions: bool = False,
-    batch_size: int = 8,
-    workers: int = 2,
-    advance: Callable[[int], None] = lambda images: None,
-    forecast: Callable[[float], None] = lambda seconds: None,
     shard: Shard = WHOLE,
     skipped: int = 0,
-) -> tuple[LabellingSummary, StageSeconds]:
+) -> LabellingSummary:
     """Label every image of the plan whose unit is not done, and commit unit by unit.
 
     Args:
         run: a folder opened by `open_labelling_run`.
         model: what finds regions and names them.
-        keep_regions: store every region with its embeddings, not only the labelled ones without.
-        batch_size: images a batch; part of what makes two runs byte-identical.
-        workers: threads that decode ahead of the model.
-        advance: told the number of images just done.
-        forecast: told once, after the first batch, the seconds that the rest will take.
         shard: the part of the units that this call is for.
-        skipped: only passed on to the summary.
+        skipped: files of the sources that are no images; only passed on to the summary.
 
     Raises:
-        RunError: the folder cannot be written.
+        RunError: the folder cannot be written, or a batch does not fit into memory.
     """
     begin = time.perf_counter()
     units = {u: images for u, images in units_of(read_plan(run)).items() if shard.holds(u)}
-    pending = [image for u, images in units.items() if not is_done(run, u) for image in images]
-    resumed = sum(map(len, units.values())) - len(pending)
-    labeller = _UnitLabeller(model, keep_regions, batch_size, StageSeconds())
-    progress = _Progress(len(pending), advance, forecast)
-    ahead = batch_size + workers  # with the batch in hand, all the decoded images there ever are
-    with closing(_decoded(run, pending, workers, ahead, labeller.seconds)) as stream:
-        for unit, images in itertools.groupby(stream, key=lambda pair: pair[0].unit):
-            rows = labeller.label(images, progress)
-            with labeller.seconds.measure("write"):
-                _commit(run, unit, rows)
-    summary = summarise(run, units, resumed, time.perf_counter() - begin, skipped)
-    return summary, labeller.seconds
+    left = {u: images for u, images in units.items() if not is_done(run, u)}
+    label_units(run, model, left.values(), job, watch or Watch())
+    resumed = sum(map(len, units.values())) - sum(map(len, left.values()))
+    return summarise(run, units, resumed, time.perf_counter() - begin, skipped)
 
 
-def summarise(
+def label_units(
     run: Path,
-    units: Mapping[int, Sequence[Any]],
-    resumed: int,
-    seconds: float,
-    skipped: int = 0,
-) -> LabellingSummary:
-    """Count what finished units hold.
+    model: LabellingModel,
+    units: Iterable[Sequence[PlannedImage]],
+    job: LabellingJob,
+    watch: Watch,
+) -> None:
+    """Label units, each given by its images, and commit them one by one; raises as `label_images`.
 
-    Args:
-        run: a labelling run.
-        units: the images of each unit to count.
-        resumed: how many of those images an earlier call had done.
-        seconds: what this call took.
-        skipped: files of the sources that are no images.
+    The next units are asked for while one is worked on.
     """
-    images = sum(map(len, units.values()))
-    counts = _totals(run, units)
-    return LabellingSummary(
-        run=str(run.resolve()),
-        images=images,
-        labelled=counts[OK],
-        failed=counts[FAILED],
-        skipped=skipped,
-        resumed=resumed,
-        labels=counts["labels"],
-        seconds=round(seconds, 3),
-        images_per_second=round((images - resumed) / seconds, 3),
-        peak_rss_mib=_peak_rss_mib(),
-    )
-
-
-class _Progress:
-    """Reports images done, and once how long the rest will take."""
-
-    def __init__(
-        self, total: int, advance: Callable[[int], None], forecast: Callable[[float], None]
-    ) -> None:
-        self._total, self._advance, self._forecast = total, advance, forecast
-        self._begin, self._done = time.perf_counter(), 0
-
-    def __call__(self, images: int) -> None:
-        first = self._done == 0
-        self._done += images
-        if first and self._done < self._total:
-            a_second = self._done / (time.perf_counter() - self._begin)
-            self._forecast((self._total - self._done) / a_second)
-        self._advance(images)
+    behind = _Behind(watch.seconds)
+    forward = Forward(model.detector, job.batch_size, job.may_shrink)
+    finish = _Finish(run, model.labeller, job, watch.seconds)
+    ahead = job.batch_size + job.workers  # beside the images that wait in batches
+    images = itertools.chain.from_iterable(units)
+    with closing(_decoded(run, images, job.workers, ahead, watch.seconds)) as stream, behind:
+        for unit, decoded in itertools.groupby(stream, key=lambda pair: pair[0].unit):
+            forward.shrunk = partial(_note_shrunk, run, unit, watch)
+            rows = _UnitRows(unit)
+            readable = _readable(decoded, model.detector, job, rows, watch)
+            for batch in batches_by_canvas(readable, _canvas, lambda: forward.size):
+                with watch.seconds.measure("forward"):
+                    found = forward([image.pixels for image in batch])
+                behind.submit(finish.name, [image.row for image in batch], found, rows)
+                watch.advance(len(batch))
+                batch.clear()  # else its pixels stay while the next ones come
+            behind.submit(finish.commit, rows)
 
 
 _Decoded = tuple[PlannedImage, DecodedImage | DataError]
@@ -235,154 +218,156 @@ def _read(path: Path, name: str) -> DecodedImage | DataError:
         return error
 
 
+@dataclass(slots=True)
+class _UnitRows:
+    """What is known of a unit so far, by image id: batches are not in the order of the plan."""
+
+    unit: int
+    images: dict[int, dict[str, Any]] = field(default_factory=dict)
+    regions: dict[int, pa.RecordBatch] = field(default_factory=dict)
+    labels: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
-class _UnitLabeller:
-    model: LabellingModel
-    keep_regions: bool
-    batch_size: int
+class _Ready:
+    """A decoded image: its row, its pixels [3, H, W], and the frame that it is seen in."""
+
+    row: dict[str, Any]
+    pixels: Tensor
+    canvas: tuple[int, int]
+
+
+def _readable(
+    decoded: Iterable[_Decoded],
+    detector: RegionDetector,
+    job: LabellingJob,
+    rows: _UnitRows,
+    watch: Watch,
+) -> Iterator[_Ready]:
+    """The images that can be labelled; of the others a row says why not."""
+    for planned, image in decoded:
+        if isinstance(image, DecodedImage):
+            image = _of_the_frame(image, planned, job.people.get(planned.image_id))
+        if isinstance(image, DataError):
+            rows.images[planned.image_id] = failed_row(planned, image)
+            watch.advance(1)
+            continue
+        pixels = torch.from_numpy(image.pixels).permute(2, 0, 1)
+        canvas = detector.canvas(image.height, image.width)
+        yield _Ready(image_row(planned, image), pixels, canvas)
+
+
+def _of_the_frame(
+    image: DecodedImage, planned: PlannedImage, drawn: HumanBoxes | None
+) -> DecodedImage | DataError:
+    try:
+        if drawn is not None:
+            refuse_other_frame(drawn, image, planned.path)
+    except DataError as error:
+        return error
+    return image
+
+
+def _canvas(image: _Ready) -> tuple[int, int]:
+    return image.canvas
+
+
+def _note_shrunk(run: Path, unit: int, watch: Watch, before: int, after: int) -> None:
+    """Records of one run may now differ in their last bits from those of another machine."""
+    line = json.dumps({"unit": unit, "images_a_batch": before, "from_here_on": after})
+    with _writing(run), (run / SHRUNK_FILE).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    watch.shrunk(before, after)
+
+
+class _Behind:
+    """One thread that finishes what the model has found, in order, while the model goes on."""
+
+    def __init__(self, seconds: StageSeconds) -> None:
+        self._seconds = seconds
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="finish")
+        self._left: deque[Future[None]] = deque()
+        self._failed = False
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:  # where the model was interrupted, what it has found is kept all the same
+            while self._left:
+                self._wait()
+        finally:
+            self._thread.shutdown(cancel_futures=True)
+
+    def submit(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Have work done; an error of it is raised by a later call, or at the end."""
+        while len(self._left) >= _UNFINISHED:
+            self._wait()
+        self._left.append(self._thread.submit(self._do, work, *arguments))
+
+    def _do(self, work: Callable[..., None], *arguments: Any) -> None:
+        if self._failed:  # a unit that lacks a batch must never be committed
+            return
+        self._failed = True
+        work(*arguments)
+        self._failed = False
+
+    def _wait(self) -> None:
+        with self._seconds.measure("finish_wait"):
+            self._left.popleft().result()
+
+
+@dataclass(frozen=True, slots=True)
+class _Finish:
+    run: Path
+    labeller: RegionLabeller
+    job: LabellingJob
     seconds: StageSeconds
 
-    def label(self, images: Iterable[_Decoded], progress: _Progress) -> _UnitRows:
-        """Rows of one unit, in plan order."""
-        rows = _UnitRows()
-        batch: list[tuple[int, Tensor]] = []
-        for planned, decoded in images:
-            if isinstance(decoded, DataError):
-                rows.images.append(_failed_row(planned, decoded))
-                progress(1)
-                continue
-            rows.images.append(_image_row(planned, decoded))
-            batch.append((planned.image_id, torch.from_numpy(decoded.pixels).permute(2, 0, 1)))
-            if len(batch) == self.batch_size:
-                self._label_batch(batch, rows)
-                progress(len(batch))
-                batch.clear()
-        if batch:
-            self._label_batch(batch, rows)
-            progress(len(batch))
-        return rows
-
-    def _label_batch(self, batch: Sequence[tuple[int, Tensor]], rows: _UnitRows) -> None:
-        with self.seconds.measure("forward"):
-            found = self.model.detector.regions([pixels for _, pixels in batch])
-        assert len(found) == len(batch), f"{len(batch)} images, regions of {len(found)}"
-        for (image_id, _), regions in zip(batch, found, strict=True):
+    def name(
+        self, images: Sequence[dict[str, Any]], found: Sequence[Regions], rows: _UnitRows
+    ) -> None:
+        """Name the regions of a batch."""
+        for image, regions in zip(images, found, strict=True):
+            image_id = image["image_id"]
             with self.seconds.measure("score"):
-                labels = self.model.labeller.label(regions)
+                regions = self._stored(image_id, regions)
+                labels = self.labeller.label(regions)
             with self.seconds.measure("write"):
-                rows.regions.extend(_region_rows(image_id, regions, labels, self.keep_regions))
-                rows.labels.extend(label_rows(image_id, labels))
+                rows.images[image_id] = {**image, "embedding": image_embedding(regions)}
+                rows.regions[image_id] = region_batch(
+                    image_id, regions, labels, self.job.keep_regions, self.job.region_dtype
+                )
+                rows.labels[image_id] = list(label_rows(image_id, labels))
+
+    def _stored(self, image_id: int, regions: Regions) -> Regions:
+        drawn = self.job.people.get(image_id)
+        if drawn is not None:
+            regions = leave_free(regions, drawn)
+        return as_stored(regions, self.job.region_dtype)
+
+    def commit(self, rows: _UnitRows) -> None:
+        """Write the parts of a unit, its commit mark last."""
+        unit, ids = rows.unit, sorted(rows.images)
+        regions = [rows.regions[i] for i in ids if i in rows.regions]
+        labels = [row for i in ids for row in rows.labels.get(i, ())]
+        with self.seconds.measure("write"), _writing(self.run):
+            write_batches(self.run, unit, region_schema(self.job.region_dtype), regions)
+            write_part(self.run, "labels", unit, labels)
+            write_part(self.run, "images", unit, [rows.images[i] for i in ids])
 
 
-def _image_row(planned: PlannedImage, decoded: DecodedImage) -> dict[str, Any]:
-    return {
-        "image_id": planned.image_id,
-        "source": planned.source,
-        "path": planned.path,
-        "width": decoded.width,
-        "height": decoded.height,
-        "sha256": decoded.sha256,
-        "bytes": decoded.bytes,
-        "mtime_ns": decoded.mtime_ns,
-        "status": OK,
-        "reason": None,
-    }
-
-
-def _failed_row(planned: PlannedImage, error: DataError) -> dict[str, Any]:
-    return {
-        "image_id": planned.image_id,
-        "source": planned.source,
-        "path": planned.path,
-        "width": 0,
-        "height": 0,
-        "sha256": "",
-        "bytes": planned.bytes,
-        "mtime_ns": planned.mtime_ns,
-        "status": FAILED,
-        "reason": str(error),
-    }
-
-
-def _region_rows(
-    image_id: int, regions: Regions, labels: RegionLabels, keep: bool
-) -> Iterator[dict[str, Any]]:
-    """One row a region: every one with embeddings, or the labelled ones without."""
-    kept = range(len(regions)) if keep else sorted(set(labels.regions.tolist()))
-    sides = {"text_side": regions.text_side, "image_side": regions.image_side}
-    embeddings = {
-        name: side.to(torch.float16).cpu().numpy()
-        for name, side in sides.items()
-        if keep and side is not None
-    }
-    proposals, boxes = regions.proposals.tolist(), regions.boxes.tolist()
-    objectness, masks = regions.objectness.tolist(), regions.masks.cpu().numpy()
-    for region in kept:
-        yield {
-            "image_id": image_id,
-            "region": region,
-            "proposal": proposals[region],
-            "box": boxes[region],
-            "objectness": objectness[region],
-            "mask": masks[region].tobytes(),
-            **{name: side[region] for name, side in embeddings.items()},
-        }
-
-
-def label_rows(image_id: int, labels: RegionLabels) -> Iterator[dict[str, Any]]:
-    """One row a label of an image, best first."""
-    columns: Mapping[str, Tensor | None] = {
-        "region": labels.regions,
-        "category_id": labels.category_ids,
-        "is_base": labels.is_base,
-        "score": labels.scores,
-        "text_score": labels.text_scores,
-        "image_score": labels.image_scores,
-    }
-    values = {k: v.tolist() if v is not None else [None] * len(labels) for k, v in columns.items()}
-    attributes = _attribute_rows(labels)
-    for place, row in enumerate(zip(*values.values(), strict=True)):
-        yield {
-            "image_id": image_id,
-            "label": place,
-            **dict(zip(values, row, strict=True)),
-            "attributes": attributes[place],
-        }
-
-
-def _attribute_rows(labels: RegionLabels) -> list[list[dict[str, Any]]]:
-    """For each label one entry an attribute set."""
-    rows: list[list[dict[str, Any]]] = [[] for _ in range(len(labels))]
-    for found in labels.attributes:
-        numbers = zip(found.names, found.scores.tolist(), found.joint_scores.tolist(), strict=True)
-        for row, (name, score, joint) in zip(rows, numbers, strict=True):
-            row.append({"set": found.set, "name": name, "score": score, "joint": joint})
-    return rows
-
-
-def _commit(run: Path, unit: int, rows: _UnitRows) -> None:
+@contextmanager
+def _writing(run: Path) -> Iterator[None]:
     try:
-        write_part(run, "regions", unit, rows.regions)
-        write_part(run, "labels", unit, rows.labels)
-        write_part(run, "images", unit, rows.images)
+        yield
     except OSError as error:
         raise RunError(
             f"{run} cannot be written: {error.strerror or error}.",
             hint="Make room or give permission; the same command continues where it stopped.",
         ) from error
-
-
-def _totals(run: Path, units: Iterable[int]) -> Counter[str]:
-    """Images by status, and labels, of finished units."""
-    counts: Counter[str] = Counter()
-    for unit in units:
-        counts.update(read_part(run, "images", unit, ["status"]).column("status").to_pylist())
-        counts["labels"] += read_part(run, "labels", unit, ["label"]).num_rows
-    return counts
-
-
-def _peak_rss_mib() -> float:
-    import resource  # not on every platform: imported where it is used
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)

@@ -22,8 +22,8 @@ from vildcli.detector.scoring import Fusion, ScoringHead
 from vildcli.devices import choose_device
 from vildcli.errors import ModelError
 from vildcli.labelling.ask import AskingModel, text_reader
+from vildcli.labelling.batches import RegionDetector
 from vildcli.labelling.head import StoredHead, write_head
-from vildcli.labelling.label import RegionDetector
 from vildcli.labelling.labeller import VocabularyLabeller
 from vildcli.labelling.options import CLIP_ON_CROPS, DEFAULT_TEACHER, LabellingOptions
 from vildcli.labelling.words import (
@@ -97,6 +97,9 @@ class _Parts:
 class _Student:
     detector: Detector
     count: int
+
+    def canvas(self, height: int, width: int) -> tuple[int, int]:
+        return self.detector.canvas_size(height, width)
 
     def regions(self, images: Sequence[Tensor]) -> list[Regions]:
         return self.detector.regions(images, count=self.count)

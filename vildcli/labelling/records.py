@@ -12,7 +12,7 @@ Columns, units and ranges: docs/records.md.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("mtime_ns", pa.int64()),
             ("status", pa.string()),
             ("reason", pa.string()),
+            ("embedding", _EMBEDDING),
         ]
     ),
     "regions": pa.schema(
@@ -145,6 +146,18 @@ class LabelledImage:
     labels: tuple[LabelRecord, ...]
 
 
+_IMAGE_COLUMNS = tuple(field.name for field in fields(ImageRecord))  # later ones are left alone
+
+
+def region_schema(embeddings: str) -> pa.Schema:
+    """The schema of a unit's regions: embeddings as `float16`, or as `int8`."""
+    schema = SCHEMAS["regions"]
+    if embeddings == "float16":
+        return schema
+    small = pa.list_(pa.int8())
+    return pa.schema([f.with_type(small) if f.type == _EMBEDDING else f for f in schema])
+
+
 def part_path(run: Path, table: str, unit: int) -> Path:
     return run / table / f"{unit:06d}.parquet"
 
@@ -156,9 +169,19 @@ def write_part(run: Path, table: str, unit: int, rows: Sequence[Mapping[str, Any
 
 def write_table(path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as Parquet that carries the record format."""
-    stamped = schema.with_metadata({"format": str(RECORD_FORMAT)})
-    content = pa.Table.from_pylist(list(rows), schema=stamped)
-    write_atomically(path, lambda beside: pq.write_table(content, beside, compression="zstd"))
+    _write(path, pa.Table.from_pylist(list(rows), schema=schema))
+
+
+def write_batches(
+    run: Path, unit: int, schema: pa.Schema, batches: Sequence[pa.RecordBatch]
+) -> None:
+    """Write the regions of a unit, one record batch an image."""
+    _write(part_path(run, "regions", unit), pa.Table.from_batches(batches, schema))
+
+
+def _write(path: Path, content: pa.Table) -> None:
+    stamped = content.replace_schema_metadata({"format": str(RECORD_FORMAT)})
+    write_atomically(path, lambda beside: pq.write_table(stamped, beside, compression="zstd"))
 
 
 def read_part(run: Path, table: str, unit: int, columns: Sequence[str] | None = None) -> pa.Table:
@@ -207,7 +230,7 @@ def is_done(run: Path, unit: int) -> bool:
 def iter_images(run: Path, units: Sequence[int] | None = None) -> Iterator[ImageRecord]:
     """Every image of the finished (or given) units in plan order, one unit in memory at a time."""
     for unit in done_units(run) if units is None else units:
-        for row in read_part(run, "images", unit).to_pylist():
+        for row in read_part(run, "images", unit, _IMAGE_COLUMNS).to_pylist():
             yield ImageRecord(**row)
 
 
@@ -226,7 +249,7 @@ def iter_labelled_images(run: Path, units: Sequence[int] | None = None) -> Itera
             labels.setdefault(image_id, []).append(
                 LabelRecord(**row, attributes=attributes, **region)
             )
-        for row in read_part(run, "images", unit).to_pylist():
+        for row in read_part(run, "images", unit, _IMAGE_COLUMNS).to_pylist():
             yield LabelledImage(ImageRecord(**row), tuple(labels.get(row["image_id"], ())))
 
 

@@ -21,10 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vildcli.errors import RunError
-from vildcli.labelling.label import LabellingSummary, RegionLabeller, label_rows, summarise
+from vildcli.labelling.label import RegionLabeller
 from vildcli.labelling.plan import PLAN_FILE, read_plan, units_of
 from vildcli.labelling.records import done_units, is_done, part_path, read_part, write_part
+from vildcli.labelling.rows import label_rows
 from vildcli.labelling.run import KIND, VOCABULARY_FILE, labelling_settings
+from vildcli.labelling.stored import from_int8
+from vildcli.labelling.summary import LabellingSummary, summarise
 from vildcli.runs import open_run, read_run, write_atomically
 from vildcli.types import MASK_SIZE, Regions
 from vildcli.vocabulary.category import Vocabulary
@@ -139,12 +142,16 @@ def _take_over(source: Path, target: Path) -> None:
 
 
 def column_tensor(table: pa.Table, name: str, width: int = -1) -> Tensor | None:
-    """[R, D] of a column of lists of one length; None where it is null throughout."""
+    """[R, D] of a column of lists of one length; None where it is null throughout.
+
+    Embeddings that are stored as int8 come back as the float32 that was scored.
+    """
     column = table.column(name)
     if len(column) == 0 or column.null_count:
         return None if width < 0 else torch.zeros(0, width)
     values: NDArray[Any] = pc.list_flatten(column).to_numpy()
-    return torch.from_numpy(values.reshape(len(column), width).copy())
+    rows = torch.from_numpy(values.reshape(len(column), width).copy())
+    return from_int8(rows) if rows.dtype == torch.int8 else rows
 
 
 def _masks(table: pa.Table) -> Tensor:

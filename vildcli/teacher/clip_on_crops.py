@@ -33,6 +33,10 @@ class CropDetector:
     keep_text_side: bool
     count: int
 
+    def canvas(self, height: int, width: int) -> tuple[int, int]:
+        """Of one size for all images: each is proposed in and cropped from by itself."""
+        return 0, 0
+
     def regions(self, images: Sequence[Tensor]) -> list[Regions]:
         """Regions of each image, cropped at their final boxes."""
         found = []

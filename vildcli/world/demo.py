@@ -29,7 +29,7 @@ from vildcli.evaluation.predict import Scorer, predict
 from vildcli.evaluation.predictions import Predictions
 from vildcli.export.coco import export_coco
 from vildcli.export.selection import Selection
-from vildcli.labelling.label import label_images
+from vildcli.labelling.label import LabellingJob, Watch, label_images
 from vildcli.labelling.model import open_labelling_model
 from vildcli.labelling.options import LabellingOptions
 from vildcli.labelling.run import labelling_settings, open_labelling_run
@@ -245,7 +245,8 @@ def _label(fresh: World, model: Path, out: Path, progress: Progress) -> tuple[Pa
     )
     opened.save_head(run)
     with progress("Labelling fresh scenes", FRESH_IMAGES) as advance:
-        label_images(run, opened, keep_regions=True, advance=lambda images: advance(images))
+        watch = Watch(advance=lambda images: advance(images))
+        label_images(run, opened, LabellingJob(keep_regions=True), watch)
     coco = out / "coco.json"
     export_coco(Selection(view_run(run, conf=0.0)), coco)
     write_contact_sheet(run, out / "sheet.png")

@@ -1,0 +1,73 @@
+"""Labels that people made already: which images have them, and which regions they leave free.
+
+    skip      images that people labelled are left out of the run
+    merge     of these images, regions that overlap a person's box are left out
+    replace   nothing is left out
+
+A run holds what the machine found, and never what people drew: `vildcli merge` puts them together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_area, box_iou
+
+from vildcli.data.images import DecodedImage
+from vildcli.errors import DataError
+from vildcli.teacher.clip_on_crops import select_rows
+from vildcli.types import Regions
+
+Existing = Literal["skip", "merge", "replace"]
+OVERLAP = 0.5  # IoU from which a region shows what a person's box shows
+
+
+@dataclass(frozen=True, slots=True)
+class HumanBoxes:
+    """What people drew on one image.
+
+    Attributes:
+        boxes: [N, 4] x1 y1 x2 y2, pixels of the image as it was annotated.
+        is_crowd: [N]; of these a region is judged by its own share that lies inside.
+        size: width and height of the image as it was annotated; None where that is not said.
+    """
+
+    boxes: Tensor
+    is_crowd: Tensor
+    size: tuple[int, int] | None
+
+
+def refuse_other_frame(drawn: HumanBoxes, image: DecodedImage, name: str) -> None:
+    """Refuse boxes that were drawn on an image of another size, such as one not yet upright.
+
+    Raises:
+        DataError: the sizes differ.
+    """
+    if drawn.size is not None and drawn.size != (image.width, image.height):
+        width, height = drawn.size
+        raise DataError(
+            f"{name}: is {image.width} x {image.height} pixels, where people labelled it "
+            f"{width} x {height}."
+        )
+
+
+def leave_free(regions: Regions, drawn: HumanBoxes) -> Regions:
+    """The regions that show nothing a person has drawn a box around."""
+    overlaps = box_iou(regions.boxes, drawn.boxes)
+    if drawn.is_crowd.any():
+        overlaps = torch.where(drawn.is_crowd, _share_inside(regions.boxes, drawn.boxes), overlaps)
+    taken = (overlaps >= OVERLAP).any(1)
+    return select_rows(regions, torch.where(~taken)[0])
+
+
+def _share_inside(boxes: Tensor, others: Tensor) -> Tensor:
+    """Share of each box [R, 4] that lies in each other box [N, 4]; [R, N]."""
+    low = torch.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    common = (high - low).clamp(min=0).prod(-1)
+    area = box_area(boxes).clamp(min=torch.finfo(torch.float32).tiny)
+    share: Tensor = common / area[:, None]
+    return share
