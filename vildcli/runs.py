@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -39,23 +40,45 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it into place."""
+def write_atomically(
+    path: Path, write: Callable[[Path], None], *, keep_other: bool = False
+) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it into place.
+
+    Args:
+        keep_other: leave a file that is there by then as it is: of several processes that start a
+            run together, the first one decides.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: several writers choose their format by it.
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    # The suffix stays last: several writers choose their format by it. Process ids are no names:
+    # two machines, or two containers, may have the same ones on one disk.
+    beside = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
     try:
         write(beside)
         with beside.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        if keep_other:
+            _link_if_free(beside, path)
+        else:
+            os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
+def _link_if_free(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except OSError:  # a disk without hard links
+        if not target.exists():
+            os.replace(source, target)
+
+
+def write_json(path: Path, value: Any, *, keep_other: bool = False) -> None:
+    """Write JSON whole; `keep_other` as for `write_atomically`."""
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda beside: _write_text(beside, text))
+    write_atomically(path, lambda beside: _write_text(beside, text), keep_other=keep_other)
 
 
 def refuse_newer(path: Path, written: int, known: int, error: type[VildError]) -> None:
@@ -111,12 +134,13 @@ def open_run(
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / RUN_FILE, header)
+        write_json(folder / RUN_FILE, header, keep_other=True)
     except OSError as error:
         raise RunError(
             f"{folder} cannot be written: {error.strerror or error}.",
             hint="Choose another --out, or change the folder's permissions.",
         ) from error
+    _refuse_another(folder, kind, settings)  # of a process that was faster
     return "started"
 
 

@@ -14,7 +14,7 @@ from stub_model import StubModel, draw_images
 
 from vildcli.errors import RunError
 from vildcli.labelling.label import label_images
-from vildcli.labelling.plan import image_path, read_plan
+from vildcli.labelling.plan import image_path, read_plan, write_plan
 from vildcli.labelling.records import SCHEMAS, done_units, iter_images, part_path, read_part
 from vildcli.labelling.run import LabellingRun, check_out, open_labelling_run, write_failures
 from vildcli.labelling.sources import find_images
@@ -248,3 +248,27 @@ def test_open__other_frames_of_a_video_are_refused(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{tmp_path}/run labels other frames (every 1/2 s there, every 2 s now)."
     )
+
+
+def test_open__the_first_of_two_processes_decides_the_plan(tmp_path: Path) -> None:
+    photos = draw_images(tmp_path / "photos", 2)
+    run = opened(tmp_path / "run", photos).folder
+    plan = read_plan(run)
+    write_plan(run, plan[:1], first=True)
+    assert read_plan(run) == plan
+    write_plan(run, plan[:1])
+    assert read_plan(run) == plan[:1]
+    assert not list(run.glob(".*"))
+
+
+def test_open__unwanted_images_are_neither_planned_nor_new(tmp_path: Path) -> None:
+    photos = draw_images(tmp_path / "photos", 5)
+    some = {"0001.png", "0003.png"}
+    first = opened(tmp_path / "run", photos, wanted=lambda image: image.path in some)
+    assert [image.path for image in first.plan] == sorted(some)
+    later = opened(tmp_path / "run", photos, wanted=lambda image: image.path == "0004.png")
+    assert (later.new, later.vanished, len(later.plan)) == (1, 0, 2)
+    added = opened(
+        tmp_path / "run", photos, wanted=lambda image: image.path == "0004.png", add_new=True
+    )
+    assert [image.path for image in added.plan] == ["0001.png", "0003.png", "0004.png"]

@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import filterfalse
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -31,6 +32,7 @@ from torch import Tensor
 from vildcli.data.images import DecodedImage, read_image
 from vildcli.errors import DataError, RunError
 from vildcli.labelling.batches import Forward, RegionDetector, batches_by_canvas
+from vildcli.labelling.copies import copy_units, is_copies
 from vildcli.labelling.human_labels import HumanBoxes, leave_free, refuse_other_frame
 from vildcli.labelling.plan import WHOLE, PlannedImage, Shard, image_path, read_plan, units_of
 from vildcli.labelling.records import is_done, region_schema, write_batches, write_part
@@ -148,9 +150,12 @@ def label_images(
         RunError: the folder cannot be written, or a batch does not fit into memory.
     """
     begin = time.perf_counter()
-    units = {u: images for u, images in units_of(read_plan(run)).items() if shard.holds(u)}
+    watch, plan = watch or Watch(), read_plan(run)
+    units = {u: images for u, images in units_of(plan).items() if shard.holds(u)}
     left = {u: images for u, images in units.items() if not is_done(run, u)}
-    label_units(run, model, left.values(), job, watch or Watch())
+    label_units(run, model, filterfalse(is_copies, left.values()), job, watch)
+    with _writing(run):
+        copy_units(run, plan, filter(is_copies, left.values()), watch.advance)
     resumed = sum(map(len, units.values())) - sum(map(len, left.values()))
     return summarise(run, units, resumed, time.perf_counter() - begin, skipped)
 

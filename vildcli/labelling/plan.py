@@ -6,17 +6,17 @@ run: images that turn up later are appended in units of their own. No torch.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow as pa
 
 from vildcli.data.members import is_there
 from vildcli.labelling.records import ImageRecord, read_table, write_table
-from vildcli.labelling.sources import FoundImage
+from vildcli.labelling.sources import FoundImage, Key
 from vildcli.runs import RUN_FILE, read_run
 
 PLAN_FILE = "plan.parquet"
@@ -28,13 +28,20 @@ _SCHEMA = pa.schema(
         ("bytes", pa.int64()),
         ("mtime_ns", pa.int64()),
         ("unit", pa.int32()),
+        ("copy_of", pa.int64()),
     ]
 )
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
-    """One image to label. `image_id` is 1 + its place; size and time are as last listed."""
+    """One image to label.
+
+    Attributes:
+        image_id: 1 + its place.
+        bytes, mtime_ns: as last listed.
+        copy_of: id of an image of the same bytes, whose labels it gets; None where it is labelled.
+    """
 
     image_id: int
     source: str
@@ -42,6 +49,11 @@ class PlannedImage:
     bytes: int
     mtime_ns: int
     unit: int
+    copy_of: int | None = None
+
+    @property
+    def key(self) -> Key:
+        return self.source, self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +75,8 @@ class PlanChanges:
     """How the files of a plan differ from those found now.
 
     Attributes:
-        changed: planned images whose size or time is another now, with the new values.
+        changed: planned images whose size or time is another now, with the new values, and units
+            of copies of those; none of them counts as a copy any more.
         new: found, but not planned.
         vanished: planned, but not found.
     """
@@ -79,41 +92,69 @@ def unit_size(images: int) -> int:
 
 
 def make_plan(
-    images: Sequence[FoundImage], after: Sequence[PlannedImage] = ()
+    images: Sequence[FoundImage],
+    after: Sequence[PlannedImage] = (),
+    copies: Mapping[Key, Key] = MappingProxyType({}),
 ) -> tuple[PlannedImage, ...]:
-    """Number images and cut them into units, behind those of a plan that is there already."""
+    """Number images and cut them into units, behind those of a plan that is there already.
+
+    Args:
+        copies: for the key of each copy that of its original. Copies get units of their own behind
+            all others, so that a unit either is labelled or takes labels over.
+    """
     size = unit_size(len(images))
-    first_unit = after[-1].unit + 1 if after else 0
+    every: list[PlannedImage | FoundImage] = [*after, *images]
+    ids = {image.key: place for place, image in enumerate(every, start=1)}
+    units: dict[Key, int] = {}
+    next_unit = 1 + max((image.unit for image in after), default=-1)
+    for is_copy in (False, True):
+        keys = [image.key for image in images if (image.key in copies) == is_copy]
+        units.update((key, next_unit + place // size) for place, key in enumerate(keys))
+        next_unit += -(-len(keys) // size)
     return tuple(
         PlannedImage(
-            image_id=len(after) + place + 1,
+            image_id=ids[image.key],
             source=image.source,
             path=image.path,
             bytes=image.bytes,
             mtime_ns=image.mtime_ns,
-            unit=first_unit + place // size,
+            unit=units[image.key],
+            copy_of=ids[copies[image.key]] if image.key in copies else None,
         )
-        for place, image in enumerate(images)
+        for image in images
     )
 
 
 def compare_plan(plan: Sequence[PlannedImage], images: Sequence[FoundImage]) -> PlanChanges:
     """Say what changed in the sources since the plan was written."""
-    found = {(image.source, image.path): image for image in images}
-    planned = {(image.source, image.path) for image in plan}
-    changed, vanished = [], []
+    found = {image.key: image for image in images}
+    planned = {image.key for image in plan}
+    changed, vanished = {}, []
     for image in plan:
-        now = found.get((image.source, image.path))
+        now = found.get(image.key)
         if now is None:
             vanished.append(image)
         elif (now.bytes, now.mtime_ns) != (image.bytes, image.mtime_ns):
-            changed.append(replace(image, bytes=now.bytes, mtime_ns=now.mtime_ns))
+            changed[image.image_id] = replace(
+                image, bytes=now.bytes, mtime_ns=now.mtime_ns, copy_of=None
+            )
+    # A unit is labelled or takes labels over: what is no copy any more makes it one to label.
+    stale = {i.unit for i in plan if i.copy_of and {i.image_id, i.copy_of} & changed.keys()}
+    for image in plan:
+        if image.unit in stale and image.image_id not in changed:
+            changed[image.image_id] = replace(image, copy_of=None)
     new = tuple(image for key, image in found.items() if key not in planned)
-    return PlanChanges(tuple(changed), new, tuple(vanished))
+    return PlanChanges(tuple(changed.values()), new, tuple(vanished))
 
 
-def write_plan(run: Path, plan: Sequence[PlannedImage]) -> None:
-    write_table(run / PLAN_FILE, _SCHEMA, [asdict(image) for image in plan])
+def write_plan(run: Path, plan: Sequence[PlannedImage], *, first: bool = False) -> None:
+    """Write the plan of a run.
+
+    Args:
+        first: leave the one that another process has written in the meantime as it is.
+    """
+    rows = [asdict(image) for image in plan]
+    write_table(run / PLAN_FILE, _SCHEMA, rows, keep_other=first)
 
 
 def read_plan(run: Path) -> tuple[PlannedImage, ...]:
@@ -123,8 +164,10 @@ def read_plan(run: Path) -> tuple[PlannedImage, ...]:
 
 def units_of(plan: Sequence[PlannedImage]) -> dict[int, tuple[PlannedImage, ...]]:
     """The images of each unit, in plan order."""
-    groups = itertools.groupby(plan, key=lambda image: image.unit)
-    return {unit: tuple(images) for unit, images in groups}
+    units: dict[int, list[PlannedImage]] = {}
+    for image in plan:
+        units.setdefault(image.unit, []).append(image)
+    return {unit: tuple(units[unit]) for unit in sorted(units)}
 
 
 def source_roots(run: Path) -> Mapping[str, Path]:

@@ -167,9 +167,19 @@ def write_part(run: Path, table: str, unit: int, rows: Sequence[Mapping[str, Any
     write_table(part_path(run, table, unit), SCHEMAS[table], rows)
 
 
-def write_table(path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as Parquet that carries the record format."""
-    _write(path, pa.Table.from_pylist(list(rows), schema=schema))
+def write_table(
+    path: Path,
+    schema: pa.Schema,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    keep_other: bool = False,
+) -> None:
+    """Write rows as Parquet that carries the record format.
+
+    Args:
+        keep_other: leave a file that is there already as it is.
+    """
+    _write(path, pa.Table.from_pylist(list(rows), schema=schema), keep_other=keep_other)
 
 
 def write_batches(
@@ -179,9 +189,18 @@ def write_batches(
     _write(part_path(run, "regions", unit), pa.Table.from_batches(batches, schema))
 
 
-def _write(path: Path, content: pa.Table) -> None:
+def write_part_table(run: Path, table: str, unit: int, content: pa.Table) -> None:
+    """Write one part whole, of rows that were read from other parts."""
+    _write(part_path(run, table, unit), content)
+
+
+def _write(path: Path, content: pa.Table, *, keep_other: bool = False) -> None:
     stamped = content.replace_schema_metadata({"format": str(RECORD_FORMAT)})
-    write_atomically(path, lambda beside: pq.write_table(stamped, beside, compression="zstd"))
+    write_atomically(
+        path,
+        lambda beside: pq.write_table(stamped, beside, compression="zstd"),
+        keep_other=keep_other,
+    )
 
 
 def read_part(run: Path, table: str, unit: int, columns: Sequence[str] | None = None) -> pa.Table:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 from vildcli.errors import RunError
+from vildcli.labelling.copies import find_copies
 from vildcli.labelling.plan import (
     PLAN_FILE,
     WHOLE,
@@ -34,7 +35,7 @@ from vildcli.labelling.records import (
     iter_images,
     part_path,
 )
-from vildcli.labelling.sources import FoundImages
+from vildcli.labelling.sources import FoundImage, FoundImages
 from vildcli.runs import open_run, read_run, write_atomically
 from vildcli.vocabulary.category import Vocabulary
 from vildcli.vocabulary.files import save_vocabulary
@@ -86,6 +87,8 @@ def open_labelling_run(
     force: bool = False,
     add_new: bool = False,
     limit: int | None = None,
+    wanted: Callable[[FoundImage], bool] = lambda image: True,
+    dedupe: bool = False,
 ) -> LabellingRun:
     """Start a run in `out`, or continue the one there.
 
@@ -98,6 +101,8 @@ def open_labelling_run(
         force: delete another vildcli folder there first.
         add_new: append images that the plan does not have.
         limit: most images that the plan may have.
+        wanted: which of the images that are not planned yet may be.
+        dedupe: look at one of several files of the same bytes only; decided when they are planned.
 
     Raises:
         RunError: `out` holds something else, cannot be written, or holds the images themselves.
@@ -116,9 +121,11 @@ def open_labelling_run(
         if not (out / VOCABULARY_FILE).exists():
             save_vocabulary(vocabulary, out / VOCABULARY_FILE)
         if not (out / PLAN_FILE).exists():
-            write_plan(out, make_plan(found.images[:limit]))
+            images = [image for image in found.images if wanted(image)][:limit]
+            copies = find_copies(images, _path_of(found)) if dedupe else {}
+            write_plan(out, make_plan(images, copies=copies), first=True)
             return _opened(out, "new" if state == "started" else "continued", read_plan(out))
-        return _continue(out, found, add_new=add_new, limit=limit)
+        return _continue(out, found, add_new=add_new, limit=limit, wanted=wanted, dedupe=dedupe)
     except OSError as error:
         raise _unwritable(out, error) from error
 
@@ -193,18 +200,31 @@ def _refuse_other_sources(out: Path, found: FoundImages) -> None:
         )
 
 
-def _continue(out: Path, found: FoundImages, *, add_new: bool, limit: int | None) -> LabellingRun:
+def _path_of(found: FoundImages) -> Callable[[FoundImage | PlannedImage], Path]:
+    return lambda image: found.roots[image.source] / image.path
+
+
+def _continue(
+    out: Path,
+    found: FoundImages,
+    *,
+    add_new: bool,
+    limit: int | None,
+    wanted: Callable[[FoundImage], bool],
+    dedupe: bool,
+) -> LabellingRun:
     plan = read_plan(out)
     changes = compare_plan(plan, found.images)
     room = None if limit is None else max(0, limit - len(plan))
-    new = changes.new[:room]
+    new = [image for image in changes.new if wanted(image)][:room]
     # Marks first: killed between the two, the next call sees the change again.
     for unit in {image.unit for image in changes.changed}:
         part_path(out, "images", unit).unlink(missing_ok=True)
     updated = {image.image_id: image for image in changes.changed}
     followed = tuple(updated.get(image.image_id, image) for image in plan)
     if add_new:
-        followed += make_plan(new, after=plan)
+        copies = find_copies([*followed, *new], _path_of(found)) if dedupe else {}
+        followed += make_plan(new, after=followed, copies=copies)
     if followed != plan:
         write_plan(out, followed)
     return _opened(

@@ -27,6 +27,7 @@ from vildcli.data.members import MARK, TarMember, frame_time, list_tar, split_me
 from vildcli.errors import DataError, NothingToDoError
 from vildcli.runs import is_run
 
+Key = tuple[str, str]  # source and path: what an image is called in its run
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 _NAMED = 3  # of what is reported, so many by name
 _FRAME = re.compile(r"(.*)#t=(\d+(?:\.\d+)?)")
@@ -45,6 +46,10 @@ class FoundImage:
     path: str
     bytes: int
     mtime_ns: int
+
+    @property
+    def key(self) -> Key:
+        return self.source, self.path
 
 
 @dataclass(frozen=True, slots=True)
