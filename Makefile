@@ -26,6 +26,7 @@ check: $(DEVELOPMENT)
 # Pages that are made from the code.
 docs: $(RUNTIME)
 	$(VENV)/bin/python docs/build_systems.py
+	$(VENV)/bin/python docs/build_results.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

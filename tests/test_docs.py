@@ -4,11 +4,13 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def builder() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_systems", DOCS / "build_systems.py")
+def builder(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -16,5 +18,7 @@ def builder() -> ModuleType:
     return module
 
 
-def test_systems_page_is_what_the_table_says() -> None:
-    assert builder().page() == (DOCS / "systems.md").read_text(encoding="utf-8"), "run `make docs`"
+@pytest.mark.parametrize("page", ["systems", "results"])
+def test_pages_are_what_tables_and_measurements_say(page: str) -> None:
+    made = builder(f"build_{page}").page()
+    assert made == (DOCS / f"{page}.md").read_text(encoding="utf-8"), "run `make docs`"
