@@ -33,7 +33,7 @@ IMAGES = (
         (96, 64),
         (
             DrawnLabel(7, 0.9, (4.25, 6.5, 40.75, 50.0), True, RED_OLD),
-            DrawnLabel(3, 0.1 + 0.2, (50.0, 10.0, 90.5, 60.25), False, GREEN_NEW),
+            DrawnLabel(3, 1 / 3, (50.0, 10.0, 90.5, 60.25), False, GREEN_NEW),
             DrawnLabel(7, 0.7, (-5.5, -8.0, 30.1, 20.2), True, GREEN_NEW),
             DrawnLabel(1203, 0.6, (80.0, 40.0, 120.0, 99.0), True, RED_OLD),
             DrawnLabel(1203, 0.05, (10.0, 10.0, 30.0, 30.0), True, RED_OLD),

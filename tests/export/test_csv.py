@@ -53,7 +53,7 @@ def test_export_csv__label_by_label(run, tmp_path, conf):
 def test_export_csv__numbers_are_the_shortest_that_are_the_same(run, tmp_path):
     export_csv(select(run), tmp_path / "labels.csv")
     scores = [row["score"] for row in read(tmp_path / "labels.csv")]
-    assert scores == ["0.9", "0.7", "0.6", "0.3", "0.8", "0.5", "0.4"]
+    assert scores == ["0.9", "0.7", "0.6", "0.33333334", "0.8", "0.5", "0.4"]
 
 
 def test_export_csv__pandas_reads_types_and_odd_names(run, tmp_path):

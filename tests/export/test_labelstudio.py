@@ -93,7 +93,7 @@ def test_export_labelstudio__predictions(run, tmp_path):
     assert {p["model_version"] for t in tasks for p in t["predictions"]} == {
         f"vildcli 0.1.0 {fingerprint}"
     }
-    assert tasks[0]["predictions"][0]["score"] == pytest.approx((0.9 + 0.7 + 0.6 + 0.3) / 4)
+    assert tasks[0]["predictions"][0]["score"] == pytest.approx((0.9 + 0.7 + 0.6 + 1 / 3) / 4)
     empty = tasks[3]
     assert empty["data"]["file_name"] == "empty.png"
     assert empty["predictions"] == [{"model_version": f"vildcli 0.1.0 {fingerprint}", "result": []}]

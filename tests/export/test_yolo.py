@@ -166,7 +166,7 @@ def test_export_yolo__split(run, tmp_path):
 def test_export_yolo__save_conf_is_the_last_column(run, tmp_path):
     export_yolo(select(run), tmp_path / "yolo", save_conf=True)
     scores = [row[5] for row in lines(tmp_path / "yolo", "a")]
-    assert scores == [0.9, 0.7, 0.6, 0.3]
+    assert scores == [0.9, 0.7, 0.6, 0.33333334]
     export_yolo(select(run), tmp_path / "yolo", save_conf=False)
     assert {len(row) for row in lines(tmp_path / "yolo", "a")} == {5}
 

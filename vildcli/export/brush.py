@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from vildcli.labelling.masks import run_lengths
 
 _CHANNELS = 4
+_HEADER_BITS = 32 + 5 + 4 * 4
 _VALUE_BITS = 8
 _SIZES = (3, 4, 8, 16)  # bits of a run's length, of which each run takes the fewest
 
@@ -47,23 +48,17 @@ def _run_bits(runs: list[int]) -> Iterator[str]:
 def brush_size(rle: bytes) -> tuple[int | None, bool]:
     """How many bytes a brush stands for, None where it breaks off; and whether all are 0."""
     bits = bin(int.from_bytes(b"\x01" + rle, "big"))[3:]  # less 0b1
-    place = 0
-
-    def number(size: int) -> int:
-        nonlocal place
-        place += size
-        return int(bits[place - size : place], 2)
-
-    try:
-        total, word = number(32), number(5) + 1
-        sizes = [number(4) + 1 for _ in range(4)]
-        done, is_empty = 0, True
-        while done < total and place < len(bits):
-            is_run = number(1)
-            length = 1 + number(sizes[number(2)])
-            values = number(word if is_run else word * length)
-            is_empty &= values == 0
-            done += length
-    except ValueError:  # no bit is left
+    if len(bits) < _HEADER_BITS:
         return None, True
+    total, word = int(bits[:32], 2), int(bits[32:37], 2) + 1
+    sizes = [int(bits[place : place + 4], 2) + 1 for place in range(37, _HEADER_BITS, 4)]
+    done, is_empty, place = 0, True, _HEADER_BITS
+    while done < total and place + 3 <= len(bits):
+        is_run, size = bits[place] == "1", sizes[int(bits[place + 1 : place + 3], 2)]
+        place += 3
+        length = int(bits[place : place + size] or "0", 2) + 1
+        place += size
+        end = place + (word if is_run else word * length)
+        is_empty = is_empty and "1" not in bits[place:end]
+        place, done = end, done + length
     return (done if done == total and place <= len(bits) else None), is_empty

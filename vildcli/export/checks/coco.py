@@ -16,7 +16,8 @@ from vildcli.export.checks.problem import (
     is_number,
     is_whole,
     numbers,
-    ring_area,
+    points_of,
+    polygon_problem,
     score_problem,
 )
 from vildcli.export.checks.reading import read_json
@@ -190,19 +191,14 @@ def _segmentation_problems(value: Any, size: tuple[int, int] | None) -> Iterator
 
 
 def _polygon_problems(polygon: Any, size: tuple[int, int] | None) -> Iterator[str]:
-    if numbers(polygon) is None:
-        yield "has a polygon that is no list of numbers"
-    elif len(polygon) < 6 or len(polygon) % 2:
+    points = points_of(polygon)
+    if points is not None and len(points) > 2:
+        height, width = size or (None, None)
+        yield from polygon_problem(points, width, height)
+    elif isinstance(polygon, list) and numbers(polygon) is not None:
         yield f"has a polygon of {len(polygon)} numbers, not of 3 points or more"
-    elif ring_area(polygon) == 0:
-        yield "has a polygon without area"
-    elif size is not None:
-        x, y = polygon[::2], polygon[1::2]
-        height, width = size
-        corners = min(x), min(y), max(x), max(y)
-        yield from (
-            what.replace("box", "polygon") for what in corners_problem(corners, width, height)
-        )
+    else:
+        yield "has a polygon that is no list of numbers"
 
 
 def _rle_problems(rle: Row, size: tuple[int, int] | None) -> Iterator[str]:

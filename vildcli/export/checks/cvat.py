@@ -12,7 +12,8 @@ from vildcli.export.checks.problem import (
     Unique,
     corners_problem,
     parse_number,
-    ring_area,
+    points_of,
+    polygon_problem,
 )
 from vildcli.export.checks.reading import UnreadableError
 
@@ -105,16 +106,11 @@ def _polygon_problems(
     shape: ElementTree.Element, width: float | None, height: float | None
 ) -> Iterator[str]:
     pairs = [point.split(",") for point in (shape.get("points") or "").split(";")]
-    values = [parse_number(text) for pair in pairs for text in pair]
-    numbers = [value for value in values if value is not None]
-    if len(numbers) < len(values) or any(len(pair) != 2 for pair in pairs):
+    points = points_of([[parse_number(text) for text in pair] for pair in pairs], width=2)
+    if points is None:
         yield "has points that are not x,y;x,y"
-    elif len(pairs) < 3 or ring_area(numbers) == 0:
-        yield "has a polygon without area"
     else:
-        x, y = numbers[::2], numbers[1::2]
-        corners = min(x), min(y), max(x), max(y)
-        yield from (w.replace("box", "polygon") for w in corners_problem(corners, width, height))
+        yield from polygon_problem(points, width, height)
 
 
 def _mask_problems(

@@ -13,7 +13,8 @@ from vildcli.export.checks.problem import (
     corners_problem,
     is_whole,
     numbers,
-    ring_area,
+    points_of,
+    polygon_problem,
     score_problem,
 )
 from vildcli.export.checks.reading import read_json
@@ -93,25 +94,22 @@ def _rectangle_problems(value: dict[str, Any], width: int, height: int) -> Itera
 
 
 def _polygon_problems(value: dict[str, Any], width: int, height: int) -> Iterator[str]:
-    points = value.get("points")
-    if not isinstance(points, list) or not all(numbers(point, 2) for point in points):
+    points = points_of(value.get("points"), width=2)
+    if points is None:
         yield "has no points in its value"
-        return
-    flat = [coordinate for point in points for coordinate in point]
-    if len(points) < 3 or ring_area(flat) == 0:
-        yield "has a polygon without area"
     else:
-        x, y = flat[::2], flat[1::2]
-        corners = _pixels([min(x), min(y), max(x), max(y)], width, height)
-        yield from (w.replace("box", "polygon") for w in corners_problem(corners, width, height))
+        yield from polygon_problem(points * (width, height) / _PERCENT, width, height)
 
 
 def _brush_problems(value: dict[str, Any], width: int, height: int) -> Iterator[str]:
-    rle = value.get("rle")
-    if not isinstance(rle, list) or not all(is_whole(byte) and 0 <= byte <= 255 for byte in rle):
+    try:
+        rle = bytes(value["rle"]) if isinstance(value.get("rle"), list) else b""
+    except (TypeError, ValueError):
+        rle = b""
+    if not rle:
         yield "has no rle of bytes in its value"
         return
-    size, is_empty = brush_size(bytes(rle))
+    size, is_empty = brush_size(rle)
     if size != width * height * 4:
         yield f"has a brush of {size} bytes, not 4 x {width} x {height}"
     elif is_empty:

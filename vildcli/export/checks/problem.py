@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+import numpy as np
+from numpy.typing import NDArray
+
 _TOLERANCE = 1.0  # pixels that a box may reach beyond its image: others round
 
 
@@ -67,11 +70,37 @@ def corners_problem(
             yield f"has a box ({_shown(corners)}) that leaves its image of {width:g} x {height:g}"
 
 
-def ring_area(points: Sequence[float]) -> float:
-    """Twice the area that x y x y … go round."""
-    x, y = points[::2], points[1::2]
-    turns = zip(x, (*y[1:], y[0]), (*x[1:], x[0]), y, strict=True)
-    return abs(sum(a * b - c * d for a, b, c, d in turns))
+def points_of(values: Any, width: int | None = None) -> NDArray[np.float64] | None:
+    """A list of x y x y …, or of lists of `width`, as points [n, 2]; None where it is neither."""
+    if not isinstance(values, list):
+        return None
+    try:
+        points = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        return None
+    if points.dtype.kind not in "iuf" or points.shape[1:] != (() if width is None else (width,)):
+        return None
+    if points.size % 2 or not np.isfinite(points).all():
+        return None
+    return points.reshape(-1, 2).astype(np.float64)
+
+
+def polygon_problem(
+    points: NDArray[np.float64], width: float | None, height: float | None
+) -> Iterator[str]:
+    """Of points [n, 2] in pixels: no area, or outside the image where its size is known."""
+    if len(points) < 3 or _area(points) == 0:
+        yield "has a polygon without area"
+    elif width is not None and height is not None:
+        corners = (*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
+        found = corners_problem(corners, width, height)
+        yield from (what.replace("box", "polygon") for what in found)
+
+
+def _area(points: NDArray[np.float64]) -> float:
+    """Twice the area within the points, its sign that of their direction."""
+    x, y = (points - points[0]).T
+    return float(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1]))
 
 
 class Unique:

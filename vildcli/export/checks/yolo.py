@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from vildcli.export.checks.problem import Problem, parse_number, ring_area
+from vildcli.export.checks.problem import Problem, parse_number, polygon_problem
 from vildcli.export.checks.reading import UnreadableError, read_text
 
 _YAMLS = ("data.yaml", "dataset.yaml")
@@ -125,8 +126,8 @@ def _line_problems(fields: list[str], names: int) -> Iterator[str]:
         yield f"has {wrong:g}, not a share in 0 to 1"
     elif len(fields) < _SMALLEST_POLYGON:
         yield from _box_problems(values[:4])
-    elif ring_area(values) == 0:
-        yield "has a polygon without area"
+    else:
+        yield from polygon_problem(np.reshape(values, (-1, 2)), None, None)
 
 
 def _box_problems(values: list[float]) -> Iterator[str]:
