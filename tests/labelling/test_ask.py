@@ -216,6 +216,14 @@ def test_open__a_supervised_model_has_no_words(tmp_path: Path) -> None:
     assert error.value.hint == "Use a ViLD model, whose classifier is made of words."
 
 
+def test_text_reader__answers_in_one_sentence_unless_asked_otherwise(tmp_path: Path) -> None:
+    encoder = load_text_encoder(save_clip(tmp_path / "clip"), offline=True)
+    many = load_prompts("vild-63")
+    words = Words(encoder, many, BASE, None, load_prompts("attributes"))
+    assert text_reader(words).prompts == load_prompts("single")
+    assert text_reader(words, "vild-63").prompts == many
+
+
 def test_text_reader__of_glove_reads_words_and_no_sentences(tmp_path: Path) -> None:
     encoder = load_text_encoder(f"glove:{write_glove(tmp_path / 'glove.txt', wide(WIDTH))}")
     bare = load_prompts("bare")

@@ -89,7 +89,7 @@ def _place(
 @click.option(
     "--prompts",
     metavar="P",
-    help="Sentences for the texts; single is answered soonest.  [default: the model's]",
+    help="Sentences for the texts and the names beside.  [default: one for texts]",
 )
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps.  [default: the best]")
 @click.option("--offline", is_flag=True, help="Never use the network.")
@@ -217,7 +217,10 @@ def _ask_run(run: Path, out: Path | None, choices: Mapping[str, Any]) -> _Answer
 
     read_run(run, "labelling")
     stored, words = open_stored_words(run, _options(choices))
-    reader, head = text_reader(words), stored.head if choices["softmax"] else None
+    reader, head = (
+        text_reader(words, choices["prompts"]),
+        stored.head if choices["softmax"] else None,
+    )
 
     def answer_texts(texts: tuple[str, ...]) -> dict[str, Any]:
         warn_of_unread(reader.unread(texts))

@@ -25,7 +25,8 @@ from vildcli.labelling.words import ClosedSet, Words
 from vildcli.teacher.clip_on_crops import select_rows
 from vildcli.text.bank import embed_categories
 from vildcli.text.encoder import TextEncoder, refuse_sentences, unread_words
-from vildcli.text.templates import Prompts
+from vildcli.text.glove import BARE_NAME
+from vildcli.text.templates import Prompts, load_prompts
 from vildcli.types import Regions
 from vildcli.vocabulary.category import Category
 
@@ -33,6 +34,7 @@ from vildcli.vocabulary.category import Category
 OBJECTNESS, NMS_IOU, MAX_REGIONS = 0.9, 0.6, 25
 MIN_AREA = 220.0  # pixels of the original image
 SEPARATOR = ";"
+ONE_SENTENCE = "single"  # 63 of them take seconds on a CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,11 @@ class TextReader:
         return unread_words(self.encoder, (Category(0, text) for text in texts))
 
 
-def text_reader(words: Words | ClosedSet) -> TextReader:
-    """How a model reads free texts.
+def text_reader(words: Words | ClosedSet, prompts: str | None = None) -> TextReader:
+    """How a model reads free texts: in one sentence, since somebody waits for the answer.
+
+    Args:
+        prompts: those that `words` were opened with, where somebody chose them.
 
     Raises:
         ModelError: it is a supervised one.
@@ -71,8 +76,10 @@ def text_reader(words: Words | ClosedSet) -> TextReader:
             "A supervised model has no text space, so it cannot be asked in words.",
             hint="Use a ViLD model, whose classifier is made of words.",
         )
-    refuse_sentences(words.encoder, words.prompts)
-    return TextReader(words.encoder, words.prompts)
+    is_own = prompts is not None or words.prompts.fingerprint == BARE_NAME.fingerprint
+    chosen = words.prompts if is_own else load_prompts(ONE_SENTENCE)
+    refuse_sentences(words.encoder, chosen)
+    return TextReader(words.encoder, chosen)
 
 
 @dataclass(frozen=True, slots=True)
