@@ -147,7 +147,8 @@ def open_asking_model(vocabulary: Vocabulary | None, options: LabellingOptions) 
         VocabularyError: the context or prompts cannot be used.
     """
     parts = _open_parts(options, choose_device(options.device))
-    reader, head = text_reader(parts.words, options.prompts), with_fusion(parts.head, options.fusion)
+    reader = text_reader(parts.words, options.prompts)
+    head = with_fusion(parts.head, options.fusion)
     if vocabulary is None and parts.base:
         vocabulary = usual_context(parts.base)
     if vocabulary is None:
