@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from export_run import build_odd_run
-from run_builder import build_run
+from export_run import ODD, build_odd_run
+from run_builder import DrawnImage, build_run
 
 from vildcli.cli import run as vildcli
 from vildcli.export import FORMATS
@@ -102,6 +102,19 @@ def test_export__every_format_passes_its_own_check(odd, tmp_path, capsys, target
     assert said["files"][0] == str(out)
     assert vildcli(["export", "--check", str(out)]) == 0
     assert capsys.readouterr().err == f"{out} ({target}): nothing wrong.\n"
+
+
+@pytest.mark.parametrize("target", FORMATS)
+def test_export__a_run_whose_images_all_failed(tmp_path, capsys, target):
+    images = [DrawnImage("broken.jpg", None), DrawnImage("worse.jpg", None)]
+    run = build_run(tmp_path / "run", tmp_path / "photos", images, vocabulary=ODD)
+    for options in ([], ["--split", "train=0.5,val=0.5", "--force"]):
+        assert vildcli(["export", str(run), "--to", target, "--json", *options]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert (said["images"], said["failed"], said["labels"]) == (0, 2, 0)
+        end = FORMATS[target].beside
+        for file in (file for file in said["files"] if not end or not file.endswith(end)):
+            assert vildcli(["export", "--check", file, "--to", target]) == 0
 
 
 def test_formats__are_all_checked_and_all_named(capsys):

@@ -27,7 +27,6 @@ def runs(tmp_path_factory):
     return made
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("target", FORMATS)
 def test_export__memory_does_not_grow_with_the_run(runs, tmp_path, monkeypatch, target):
     monkeypatch.setattr(parquet, "_ROW_GROUP", 64)

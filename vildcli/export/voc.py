@@ -60,6 +60,7 @@ def _write(
     names = FileNames(selection)
     fields = attribute_fields(selection.attribute_sets, (*_OWN_FIELDS, *DETECTION_FIELDS))
     _write_labelmap(folder, selection)
+    (folder / "Annotations").mkdir()
     with ExitStack() as stack:
         lists = _open_lists(folder / "ImageSets" / "Main", selection, stack)
         for image in selection.labelled_images(counts):

@@ -77,6 +77,7 @@ def _write(
     counts: Counter[str],
 ) -> None:
     (folder / "data.yaml").write_text(_data_yaml(selection), encoding="utf-8")
+    (folder / "labels").mkdir()
     names = FileNames(selection, _folder_name)
     classes = {category.id: place for place, category in enumerate(selection.categories)}
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 
 import pyarrow as pa
@@ -364,6 +365,9 @@ def test_check_csv__empty_masks_and_no_csv(copied):
     place = lines[1].index('"{')
     path.write_text("\n".join([lines[0], lines[1][:place] + "[]"]), encoding="utf-8")
     assert said(path) == ["labels.csv, row 1 has an empty segmentation"]
+    long = json.dumps([[1.25] * 60_000]).replace('"', '""')
+    path.write_text(f'{lines[0]}\n{lines[1][:place]}"{long}"', encoding="utf-8")
+    assert said(path) == []
     path.write_bytes(b"a,b\n\xff\xff")
     assert said(path)[0].startswith("labels.csv is no CSV in UTF-8: ")
 
@@ -448,3 +452,68 @@ def test_format_of__by_content_not_by_name(exports, tmp_path):
         form = name.partition("-")[0]
         shutil.copy(exports / name / FORMATS[form].name, tmp_path / "file.dat")
         assert check_export(tmp_path / "file.dat") == (form, [])
+
+
+def places(node, path=()):
+    """Every place in a JSON value, as keys from the top."""
+    inner = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in inner:
+        yield (*path, key)
+        if isinstance(value, (dict, list)):
+            yield from places(value, (*path, key))
+
+
+STRANGE = (
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    1e400,
+    10**400,
+    "",
+    "x",
+    [],
+    [None],
+    [[]],
+    {},
+    {"a": []},
+    [1, "a"],
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("coco-rle", "coco.json"),
+        ("coco-polygon", "coco.json"),
+        ("lvis-box", "lvis.json"),
+        ("labelstudio-box", "labelstudio.json"),
+        ("labelstudio-rle", "labelstudio.json"),
+        ("fiftyone-rle", "fiftyone/samples.json"),
+    ],
+)
+def test_check__whatever_stands_there_is_no_crash(exports, tmp_path, name, file):
+    form = name.partition("-")[0]
+    shutil.copytree(exports / name, tmp_path / name)
+    path = tmp_path / name / file
+    content = json.loads(path.read_text(encoding="utf-8"))
+    spots = list(places(content))
+    generator = random.Random(0)
+    for _ in range(250):
+        *above, last = generator.choice(spots)
+        node = content
+        for key in above:
+            node = node[key]
+        before, node[last] = node[last], generator.choice(STRANGE)
+        path.write_text(json.dumps(content), encoding="utf-8")
+        found, _ = check_export(path, form)
+        assert found == form
+        node[last] = before
+
+
+def test_check_yolo__whatever_yaml_stands_there(copied):
+    path = copied("yolo-box")
+    for value in ("[]", "3", "{names: 3}", "{names: [1, 2], nc: x}", "{names: {a: b}}", "a: !!x b"):
+        (path / "data.yaml").write_text(value)
+        assert said(path)

@@ -35,7 +35,8 @@ def _format_of_folder(path: Path) -> str | None:
         return "yolo"
     if (path / METADATA).is_file() and (path / SAMPLES).is_file():
         return "fiftyone"
-    return "voc" if next(path.rglob("*.xml"), None) else None
+    is_voc = (path / "Annotations").is_dir() or next(path.rglob("*.xml"), None) is not None
+    return "voc" if is_voc else None
 
 
 def _format_of_file(path: Path) -> str | None:

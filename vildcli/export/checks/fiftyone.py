@@ -43,9 +43,16 @@ def check_fiftyone(path: Path) -> Iterator[Problem]:
         yield from (Problem(where, what) for what in _path_problems(sample, where, path, paths))
         for field, value in sample.items():
             if isinstance(value, dict) and value.get("_cls") == "Detections":
-                for index, detection in enumerate(value.get("detections") or ()):
-                    place = f"{where}.{field}[{index}]"
-                    yield from (Problem(place, what) for what in _detection_problems(detection))
+                yield from _check_detections(value.get("detections"), f"{where}.{field}")
+
+
+def _check_detections(detections: Any, where: str) -> Iterator[Problem]:
+    if not isinstance(detections, list):
+        yield Problem(where, "has no list of detections")
+        return
+    for index, detection in enumerate(detections):
+        place = f"{where}[{index}]"
+        yield from (Problem(place, what) for what in _detection_problems(detection))
 
 
 def _path_problems(

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+_LARGEST = 2**63
 _TOLERANCE = 1.0  # pixels that a box may reach beyond its image: others round
 
 
@@ -27,11 +28,13 @@ class Problem:
 
 
 def is_whole(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """An integer that every reader can hold."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Finite, and of a size that means something."""
+    return (isinstance(value, float) and abs(value) < _LARGEST) or is_whole(value)
 
 
 def numbers(values: Any, count: int | None = None) -> list[float] | None:
@@ -107,10 +110,10 @@ class Unique:
     """Says where a value was first that should be there once."""
 
     def __init__(self) -> None:
-        self._first: dict[Any, str] = {}
+        self._first: dict[str, str] = {}
 
     def problem(self, value: Any, what: str, where: str) -> Iterator[str]:
-        first = self._first.setdefault(value, where)
+        first = self._first.setdefault(repr(value), where)
         if first != where:
             yield f"has the {what} {value!r}, as {first} has"
 

@@ -34,6 +34,8 @@ def read_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         where = f"{path.name}, line {error.lineno} column {error.colno}"
         raise UnreadableError(Problem(where, f"is no JSON: {error.msg}")) from error
+    except (ValueError, RecursionError) as error:  # a number or a nesting without end
+        raise UnreadableError(Problem(path.name, f"is no JSON to read: {error}")) from error
 
 
 def read_xml(path: Path) -> ElementTree.Element:

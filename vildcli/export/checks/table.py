@@ -26,6 +26,7 @@ _BATCH = 4096
 
 def check_csv(path: Path) -> Iterator[Problem]:
     """Columns, numbers, boxes, and one name for each id."""
+    csv.field_size_limit(2**31 - 1)  # a mask can be long
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, strict=True)

@@ -24,7 +24,7 @@ def check_voc(path: Path) -> Iterator[Problem]:
         stems.add(file.relative_to(folder).with_suffix("").as_posix())
         place = file.relative_to(path).as_posix()
         yield from _check_file(file, place, names, images if images.is_dir() else None)
-    if not stems:
+    if not stems and folder == path:
         yield Problem(folder.name, "holds no annotation")
     for file in sorted((path / "ImageSets" / "Main").glob("*.txt")):
         yield from _check_list(file, file.relative_to(path).as_posix(), stems)
