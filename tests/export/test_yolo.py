@@ -163,6 +163,13 @@ def test_export_yolo__split(run, tmp_path):
     assert (summary.images, summary.labels) == (5, 7)
 
 
+def test_export_yolo__a_part_without_images_is_a_folder(run, tmp_path):
+    split = Split((("train", 1.0), ("val", 0.0)))
+    export_yolo(select(run, split=split), tmp_path / "yolo", images="link")
+    for kind in ("images", "labels"):
+        assert list((tmp_path / "yolo" / kind / "val").iterdir()) == []
+
+
 def test_export_yolo__save_conf_is_the_last_column(run, tmp_path):
     export_yolo(select(run), tmp_path / "yolo", save_conf=True)
     scores = [row[5] for row in lines(tmp_path / "yolo", "a")]

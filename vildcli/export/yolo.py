@@ -77,7 +77,7 @@ def _write(
     counts: Counter[str],
 ) -> None:
     (folder / "data.yaml").write_text(_data_yaml(selection), encoding="utf-8")
-    (folder / "labels").mkdir()
+    _make_folders(folder, selection, with_images=images is not None)
     names = FileNames(selection, _folder_name)
     classes = {category.id: place for place, category in enumerate(selection.categories)}
     with (
@@ -102,6 +102,13 @@ def _write(
             )
             if images is not None:
                 place_image(selection.path(image.record), folder / image_file, images)
+
+
+def _make_folders(folder: Path, selection: Selection, *, with_images: bool) -> None:
+    """Those that data.yaml names, whether an image comes into them or not."""
+    for kind in ("labels", "images") if with_images else ("labels",):
+        for part in selection.split.names if selection.split is not None else ("",):
+            (folder / kind / part).mkdir(parents=True)
 
 
 def _data_yaml(selection: Selection) -> str:
