@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -49,6 +50,8 @@ def test_detect__labels_shows_and_says_what_is_next(
     assert shown.out == ""
     assert "20 images found (1 file skipped: 1 .txt)." in shown.err
     assert "Starting run: 20 images to label in 2 units." in shown.err
+    assert shown.err.count("The rest will take about ") == 1
+    assert re.search(r"Time: \d+% [a-z ]+, \d+% [a-z ]+, \d+% [a-z ]+; beside it \d+ s", shown.err)
     assert "Contact sheet: run/sheet.png" in shown.err
     assert "Next: vildcli export run --to coco" in shown.err
     assert Path("run/sheet.png").stat().st_size > 0

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from fractions import Fraction
@@ -322,12 +323,30 @@ def _label(
         batch_size=choices["batch"],
         workers=choices["workers"],
     )
-    with console.progress("Labelling", run.left(choices["shard"])) as advance:
-        watch = Watch(advance=advance)
+    left = run.left(choices["shard"])
+    with console.progress("Labelling", left) as advance:
+        # A model that can be measured beforehand has said how long it will take.
+        watch = Watch(advance if model.seconds_per_image else _Forecast(left, advance))
         summary = label_images(
             run.folder, model, job, watch, shard=choices["shard"], skipped=skipped
         )
     return summary, watch.seconds
+
+
+class _Forecast:
+    """Moves a bar on, and says once, after the first images, how long the others will take."""
+
+    def __init__(self, left: int, advance: Callable[[int], None]) -> None:
+        self._left, self._advance = left, advance
+        self._begin, self._said = time.perf_counter(), False
+
+    def __call__(self, images: int) -> None:
+        self._left -= images
+        if not self._said and self._left > 0:
+            seconds = self._left / images * (time.perf_counter() - self._begin)
+            console.say(f"The rest will take {_duration(seconds)}.")
+        self._said = True
+        self._advance(images)
 
 
 def _show_found(found: FoundImages) -> None:
@@ -397,11 +416,19 @@ def _show_result(
 
 
 def _stage_text(seconds: StageSeconds) -> str:
-    """Where the time went, such as "Time: 71% forward, 20% decode wait, 6% score, 3% write"."""
-    stages = asdict(seconds)
-    total = sum(stages.values()) or 1.0
-    shares = sorted(stages.items(), key=lambda stage: -stage[1])
-    return "Time: " + ", ".join(f"{s / total:.0%} {name.replace('_', ' ')}" for name, s in shares)
+    """Where the time went: shares of the model's thread, and what went on beside it.
+
+    Such as "Time: 71% forward, 20% decode wait, 9% finish wait; beside it 3 s score, 2 s write".
+    """
+    own = {
+        "forward": seconds.forward,
+        "decode wait": seconds.decode_wait,
+        "finish wait": seconds.finish_wait,
+    }
+    total = sum(own.values()) or 1.0
+    shares = sorted(own.items(), key=lambda stage: -stage[1])
+    text = ", ".join(f"{s / total:.0%} {name}" for name, s in shares)
+    return f"Time: {text}; beside it {seconds.score:.0f} s score, {seconds.write:.0f} s write"
 
 
 def _count(count: int, thing: str) -> str:
