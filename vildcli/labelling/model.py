@@ -17,12 +17,19 @@ import torch
 from torch import Tensor
 
 from vildcli.checkpoint import Model, load_model
-from vildcli.detector.detector import Detector
 from vildcli.detector.scoring import Fusion, ScoringHead
 from vildcli.devices import choose_device
 from vildcli.errors import ModelError
 from vildcli.labelling.ask import AskingModel, text_reader
 from vildcli.labelling.batches import RegionDetector
+from vildcli.labelling.detectors import (
+    DTYPES,
+    Proposer,
+    Student,
+    in_precision,
+    in_tiles,
+    refuse_precision,
+)
 from vildcli.labelling.head import StoredHead, write_head
 from vildcli.labelling.labeller import VocabularyLabeller
 from vildcli.labelling.options import CLIP_ON_CROPS, DEFAULT_TEACHER, LabellingOptions
@@ -93,18 +100,6 @@ class _Parts:
     provenance: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Student:
-    detector: Detector
-    count: int
-
-    def canvas(self, height: int, width: int) -> tuple[int, int]:
-        return self.detector.canvas_size(height, width)
-
-    def regions(self, images: Sequence[Tensor]) -> list[Regions]:
-        return self.detector.regions(images, count=self.count)
-
-
 def open_labelling_model(vocabulary: Vocabulary, options: LabellingOptions) -> OpenedModel:
     """Load a model and make its labeller for a vocabulary.
 
@@ -113,7 +108,9 @@ def open_labelling_model(vocabulary: Vocabulary, options: LabellingOptions) -> O
         VocabularyError: the context, prompts or text bank cannot be used.
     """
     device = choose_device(options.device)
+    refuse_precision(options.precision, device)
     parts = _open_parts(options, device)
+    _refuse_int8(parts, options)
     head = with_fusion(parts.head, options.fusion)
     labeller, said = make_labeller(vocabulary, parts.words, head, options)
     crops = isinstance(parts.detector, CropDetector)
@@ -123,7 +120,8 @@ def open_labelling_model(vocabulary: Vocabulary, options: LabellingOptions) -> O
         **said,
         "regions": _region_count(options),
         "device": device.type,
-        "precision": "float32",
+        "precision": str(DTYPES[options.precision]).removeprefix("torch."),
+        **_rarely_said(options),
     }
     return OpenedModel(
         detector=parts.detector,
@@ -147,8 +145,10 @@ def open_asking_model(vocabulary: Vocabulary | None, options: LabellingOptions) 
         VocabularyError: the context or prompts cannot be used.
     """
     parts = _open_parts(options, choose_device(options.device))
-    reader = text_reader(parts.words, options.prompts)
-    head = with_fusion(parts.head, options.fusion)
+    reader, head = (
+        text_reader(parts.words, options.prompts),
+        with_fusion(parts.head, options.fusion),
+    )
     if vocabulary is None and parts.base:
         vocabulary = usual_context(parts.base)
     if vocabulary is None:
@@ -162,6 +162,24 @@ def _open_parts(options: LabellingOptions, device: torch.device) -> _Parts:
     if options.model == CLIP_ON_CROPS:
         return _clip_on_crops(options, device)
     return _trained(options, device)
+
+
+def _rarely_said(options: LabellingOptions) -> dict[str, Any]:
+    """Settings that are named only where they differ from the usual: older runs go on."""
+    said: dict[str, Any] = {}
+    if options.tiling is not None:
+        said["tile"] = [options.tiling.side, options.tiling.overlap]
+    if options.region_dtype != "float16":
+        said["region_dtype"] = options.region_dtype
+    return said
+
+
+def _refuse_int8(parts: _Parts, options: LabellingOptions) -> None:
+    if options.region_dtype == "int8" and isinstance(parts.words, ClosedSet):
+        raise ModelError(
+            "The embeddings of a supervised model have lengths, which int8 does not keep.",
+            hint="Leave --region-dtype out.",
+        )
 
 
 def _stored_head(head: ScoringHead, parts: _Parts, options: LabellingOptions) -> StoredHead:
@@ -183,7 +201,7 @@ def _clip_on_crops(options: LabellingOptions, device: torch.device) -> _Parts:
     clip = load_open_clip(reference, offline=options.offline)
     propose, proposals, provenance = _proposer(options, device)
     system = find_system(CLIP_ON_CROPS)
-    detector = _crop_detector(clip, propose, device, system, _region_count(options))
+    detector = _crop_detector(clip, propose, device, system, options)
     prompts = load_prompts(options.prompts or DEFAULT_PROMPTS)
     return _Parts(
         system=system,
@@ -207,7 +225,7 @@ def _trained(options: LabellingOptions, device: torch.device) -> _Parts:
     model = load_model(options.model, device)
     card = model.card
     system, count = find_system(card.system), _region_count(options)
-    detector: RegionDetector = _Student(model.detector, count)
+    detector = in_tiles(Student(model.detector, count, options.precision), options.tiling)
     words = closed_set_of(model) or _open_words(model, options)
     identity: dict[str, Any] = {"model": model.identity}
     head = model.detector.scoring_head(card.temperature)
@@ -219,8 +237,9 @@ def _trained(options: LabellingOptions, device: torch.device) -> _Parts:
                 f"{options.teacher} is not the CLIP whose text this model was trained against.",
                 hint="Give the same weights: both sides are scored with one text embedding.",
             )
-        student = _Student(model.detector, max(REGIONS, count))  # more than are left after NMS
-        detector = _crop_detector(clip, student.regions, device, system, count)
+        count = max(REGIONS, count)  # more than are left after NMS
+        student = in_tiles(Student(model.detector, count, options.precision), options.tiling)
+        detector = _crop_detector(clip, student.regions, device, system, options)
         identity["teacher"] = clip.identity
         head = replace(head, image_temperature=clip.temperature, fusion=Fusion(system.fusion))
     return _Parts(
@@ -262,10 +281,15 @@ def _crop_detector(
     propose: Callable[[Sequence[Tensor]], list[Regions]],
     device: torch.device,
     system: System,
-    count: int,
+    options: LabellingOptions,
 ) -> CropDetector:
+    encoder = image_encoder_of(clip, device)
+    encode = in_precision(encoder.encode, options.precision, device)
     return CropDetector(
-        propose, image_encoder_of(clip, device), keep_text_side=bool(system.text_side), count=count
+        propose,
+        replace(encoder, encode=encode),
+        keep_text_side=bool(system.text_side),
+        count=_region_count(options),
     )
 
 
@@ -277,7 +301,7 @@ def _proposer(
         weights = find_detector_weights(offline=options.offline)
         proposer = TorchvisionProposer(weights, device, count=_region_count(options))
         name = f"torchvision {weights.name}"
-        return proposer, name, name
+        return in_tiles(Proposer(proposer), options.tiling).regions, name, name
     if is_box_file(options.proposals):
         raise ModelError(
             f"{options.proposals} cannot give the boxes to label: a model is shown pixels, not the "
@@ -286,7 +310,8 @@ def _proposer(
         )
     model = load_model(options.proposals, device)
     count = max(REGIONS, _region_count(options))
-    return _Student(model.detector, count).regions, model.identity, model.card.provenance
+    student = in_tiles(Student(model.detector, count, options.precision), options.tiling)
+    return student.regions, model.identity, model.card.provenance
 
 
 def _region_count(options: LabellingOptions) -> int:

@@ -1,0 +1,195 @@
+"""Images of a run that show the same: exact copies by hash, near ones by embedding. No torch.
+
+Every image has one embedding, the mean of its regions'. All images of a run have much in common, so
+it is compared with the run's own mean taken off as well: what is left tells its images apart. In a
+run that is all of one scene, nothing is left: there the embedding itself must be all but the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from vildcli.labelling.plan import PlannedImage
+from vildcli.labelling.records import OK, done_units, read_part
+from vildcli.runs import write_atomically
+
+DUPLICATES_FILE = "duplicates.jsonl"
+# Cosines from which two images are nearly the same (docs/decisions.md says how they were chosen).
+NEAR = 0.95  # with the mean of the run taken off
+SAME = 0.995  # as they are
+MOST = 100_000  # images among which near ones are looked for: all pairs are
+_AT_ONCE = 1 << 24  # cosines in memory at a time: 64 MB
+_COLUMNS = ("image_id", "sha256", "status", "embedding")
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Groups of image ids, ascending.
+
+    Attributes:
+        exact: of the same bytes (of frames: the same pixels).
+        near: of much the same content; of exact copies the first stands for all.
+        cosines: the least that ties each near group together, the mean not taken off.
+        searched: whether near ones were looked for: not among more than `MOST` images, nor in runs
+            that hold no embeddings.
+    """
+
+    exact: tuple[tuple[int, ...], ...]
+    near: tuple[tuple[int, ...], ...]
+    cosines: tuple[float, ...]
+    searched: bool
+
+    @property
+    def exact_copies(self) -> int:
+        """Images that would not be missed."""
+        return sum(len(group) - 1 for group in self.exact)
+
+    @property
+    def near_copies(self) -> int:
+        return sum(len(group) - 1 for group in self.near)
+
+
+def find_duplicates(run: Path, *, near: float = NEAR) -> Duplicates:
+    """Compare the images of a run's finished units.
+
+    Args:
+        near: cosine, with the run's mean taken off, from which two images are nearly the same.
+    """
+    ids, hashes, embeddings = _read(run)
+    exact = _equal(ids, hashes)
+    others = {image_id for group in exact for image_id in group[1:]}
+    single = ~np.isin(ids, np.fromiter(others, np.int64, len(others)))
+    if embeddings is None or single.sum() > MOST:
+        return Duplicates(exact, (), (), searched=False)
+    groups = _near_groups(embeddings[single], near)
+    kept = ids[single]
+    return Duplicates(
+        exact,
+        tuple(tuple(kept[rows].tolist()) for rows, _ in groups),
+        tuple(cosine for _, cosine in groups),
+        searched=True,
+    )
+
+
+def write_duplicates(run: Path, found: Duplicates, plan: Sequence[PlannedImage]) -> Path:
+    """Write one JSON object a group to `duplicates.jsonl`.
+
+    Args:
+        plan: of the run: ids are its places.
+    """
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(found, plan)]
+
+    def write(path: Path) -> None:
+        path.write_text("".join(lines), encoding="utf-8")
+
+    write_atomically(run / DUPLICATES_FILE, write)
+    return run / DUPLICATES_FILE
+
+
+def _rows(found: Duplicates, plan: Sequence[PlannedImage]) -> Iterator[dict[str, object]]:
+    cosines: list[float | None] = [None] * len(found.exact) + list(found.cosines)
+    for group, cosine in zip((*found.exact, *found.near), cosines, strict=True):
+        images = [plan[image_id - 1] for image_id in group]
+        yield {
+            "kind": "exact" if cosine is None else "near",
+            "cosine": cosine and round(cosine, 4),
+            "image_ids": list(group),
+            "paths": [f"{image.source}/{image.path}" for image in images],
+        }
+
+
+def _read(run: Path) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.float16] | None]:
+    """Ids, the first 64 bits of hashes, and embeddings [N, D] of the images that were labelled."""
+    ids, hashes, embeddings, width = [], [], [], 0
+    for unit in done_units(run):
+        part = read_part(run, "images", unit)
+        if "embedding" not in part.column_names:  # of an earlier vildcli
+            part = part.append_column("embedding", pa.nulls(len(part), pa.list_(pa.float16())))
+        part = part.select(_COLUMNS).filter(pc.field("status") == OK).combine_chunks()
+        ids.append(part.column("image_id").to_numpy())
+        heads = [int(digest[:16], 16) for digest in part.column("sha256").to_pylist()]
+        hashes.append(np.array(heads, np.uint64))
+        rows = _embeddings(part.column("embedding"))
+        width = max(width, rows.shape[1])
+        embeddings.append(rows)
+    if not ids:
+        return np.empty(0, np.int64), np.empty(0, np.uint64), None
+    same = [
+        rows if rows.shape[1] else np.zeros((len(rows), width), np.float16) for rows in embeddings
+    ]
+    return np.concatenate(ids), np.concatenate(hashes), np.concatenate(same) if width else None
+
+
+def _embeddings(column: pa.ChunkedArray) -> NDArray[np.float16]:
+    """[N, D]; zeros for an image without regions, [N, 0] where none has any."""
+    known = np.array(column.is_valid().to_pylist(), bool)
+    values: NDArray[np.float16] = pc.list_flatten(column).to_numpy()
+    width = len(values) // known.sum() if known.any() else 0
+    rows = np.zeros((len(known), width), np.float16)
+    rows[known] = values.reshape(-1, width) if width else 0
+    return rows
+
+
+def _equal(ids: NDArray[np.int64], hashes: NDArray[np.uint64]) -> tuple[tuple[int, ...], ...]:
+    _, group, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    groups: dict[int, list[int]] = defaultdict(list)
+    for row in np.flatnonzero(counts[group] > 1):
+        groups[int(group[row])].append(int(ids[row]))
+    return tuple(sorted(tuple(sorted(members)) for members in groups.values()))
+
+
+def _near_groups(
+    embeddings: NDArray[np.float16], near: float
+) -> list[tuple[NDArray[np.int64], float]]:
+    """Rows that are tied together by near pairs, and the least cosine of those pairs."""
+    rows = _unit(embeddings.astype(np.float32))
+    own = _centred(rows)
+    parents = list(range(len(rows)))
+    pairs: list[tuple[int, int, float]] = []
+    step = max(1, _AT_ONCE // max(1, len(rows)))
+    for start in range(0, len(rows), step):
+        some = slice(start, start + step)
+        cosines = rows[some] @ rows[start:].T
+        is_near = (cosines >= SAME) | (own[some] @ own[start:].T >= near)
+        for one, other in np.argwhere(is_near).tolist():
+            if one < other:
+                pairs.append((start + one, start + other, float(cosines[one, other])))
+                parents[_root(parents, start + other)] = _root(parents, start + one)
+    members: dict[int, set[int]] = defaultdict(set)
+    least: dict[int, float] = {}
+    for one, other, cosine in pairs:
+        root = _root(parents, one)
+        members[root] |= {one, other}
+        least[root] = min(least.get(root, 1.0), cosine)
+    found = [(np.array(sorted(members[root])), least[root]) for root in members]
+    return sorted(found, key=lambda group: int(group[0][0]))
+
+
+def _centred(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Unit-norm rows with the mean of all taken off; rows of zeros, which are like none, stay."""
+    known: NDArray[np.bool_] = (rows != 0).any(axis=1)
+    if known.sum() <= 2:  # the mean of two lies between them and sets them apart
+        return np.zeros_like(rows)
+    return _unit(np.where(known[:, None], rows - rows[known].mean(axis=0), 0))
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = rows / np.maximum(lengths, 1e-6)
+    return unit
+
+
+def _root(parents: list[int], row: int) -> int:
+    while parents[row] != row:
+        parents[row] = parents[parents[row]]
+        row = parents[row]
+    return row
