@@ -60,13 +60,14 @@ from vildcli.training.session import train_system
 from vildcli.types import MASK_SIZE, Regions
 from vildcli.vocabulary.files import load_vocabulary
 from vildcli.world.sprites import SpriteKind
-from vildcli.world.teacher import train_teacher
+from vildcli.world.teacher import WIDTH, train_teacher
 from vildcli.world.world import World, draw_world
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results.json"
 REGIONS = 80  # an image, in evaluation
 CROPPED_REGIONS = 40  # that the teacher is asked about
 TAUGHT_REGIONS = 40  # an image, that are distilled
+TEACHER_WIDTH: Mapping[SpriteKind, int] = {"shapes": WIDTH, "emoji": 2 * WIDTH}  # 60 and 240 names
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +197,14 @@ def _prepare(given: argparse.Namespace, needs_absent: bool) -> Bench:
     teacher = folder / "teacher"
     if not (teacher / CONFIG_FILE).is_file():  # written last
         with console.progress("Training the teacher", None) as advance:
-            train_teacher(world.captions_json, world.caption_images, teacher, advance=advance)
+            train_teacher(
+                world.captions_json,
+                world.caption_images,
+                teacher,
+                width=TEACHER_WIDTH[given.sprites],
+                device=choose_device(given.device),
+                advance=advance,
+            )
     glove = folder / "gloss-vectors.txt"
     if not glove.exists():
         write_gloss_vectors(glove)
