@@ -41,6 +41,7 @@ HEADINGS: dict[str, dict[str, str]] = {
         "demo": "The whole path on the small world, in minutes.",
         "world": "Draw a small world: images, annotations, vocabulary.",
         "fetch": "Download weights for offline use.",
+        "doctor": "Say what is installed, what is missing, how to get it.",
     },
 }
 ALIASES = {"label": "detect", "predict": "detect", "eval": "evaluate"}
