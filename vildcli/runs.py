@@ -65,6 +65,18 @@ def write_atomically(
         beside.unlink(missing_ok=True)
 
 
+def take_over(source: Path, target: Path) -> None:
+    """Link a file that is never changed in place, or copy it to where links cannot reach."""
+
+    def link_or_copy(beside: Path) -> None:
+        try:
+            os.link(source, beside)
+        except OSError:
+            shutil.copyfile(source, beside)
+
+    write_atomically(target, link_or_copy)
+
+
 def _link_if_free(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
