@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vildcli.data.lvis import AnnotatedImage, load_annotations
 from vildcli.data.training_set import Augmentation, TrainingSet
-from vildcli.teacher.cache import TeacherCache, fill_cache
+from vildcli.teacher.cache import TeacherCache, embed_proposals, fill_cache
 from vildcli.teacher.crops import CropRecipe, ImageEncoder
 from vildcli.training.recipe import Recipe
 
@@ -81,8 +81,10 @@ def tiny_cache(folder: Path, image_ids: list[int]) -> TeacherCache:
         folder,
         images,
         folder.parent,
-        propose=lambda image, pixels: boxes,
-        encoder=ImageEncoder(encode, recipe, 0.1, "stub", torch.device("cpu")),
+        regions_of=embed_proposals(
+            lambda image, pixels: boxes,
+            ImageEncoder(encode, recipe, 0.1, "stub", torch.device("cpu")),
+        ),
         advance=lambda count=1, text=None: None,
     )
     return TeacherCache(folder, images, folder.parent)

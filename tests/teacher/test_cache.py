@@ -23,7 +23,7 @@ from vildcli.data.images import read_image
 from vildcli.data.lvis import AnnotatedImage
 from vildcli.errors import DataError
 from vildcli.teacher import cache
-from vildcli.teacher.cache import TeacherCache, fill_cache
+from vildcli.teacher.cache import TaughtRegions, TeacherCache, embed_proposals, fill_cache
 from vildcli.teacher.crops import CropRecipe, ImageEncoder, embed_regions
 
 IDS = [3, 1, 4, 15, 9]
@@ -68,8 +68,7 @@ def fill(folder: Path, photos: Path, ids: list[int] = IDS, propose=propose) -> l
         folder,
         images_of(ids),
         photos,
-        propose=noting,
-        encoder=ENCODER,
+        regions_of=embed_proposals(noting, ENCODER),
         advance=lambda steps=1, note=None: done.append(steps),
     )
     assert (embedded, sum(done)) == (len(seen), len(ids))
@@ -112,6 +111,37 @@ def test_what_was_embedded_is_read_back(tmp_path: Path, photos: Path) -> None:
         assert embeddings.dtype == torch.float32
         torch.testing.assert_close(embeddings, expected, atol=1e-3, rtol=0)
     assert {len(filled[i][0]) for i in IDS} == {0, 1}
+
+
+def test_weights_are_read_back_where_there_are_any(tmp_path: Path, photos: Path) -> None:
+    fill(tmp_path / "plain", photos)
+    plain = TeacherCache(tmp_path / "plain", images_of(), photos)
+    assert all(plain.weights(i) is None and plain.is_true(i) is None for i in IDS)
+
+    def chosen(image: AnnotatedImage, pixels: Tensor) -> TaughtRegions:
+        boxes = propose(image, pixels)
+        weights = torch.linspace(1, 0.5, len(boxes), dtype=torch.float64)
+        return TaughtRegions(
+            boxes, embed_regions(pixels, boxes, ENCODER), weights, is_true=weights == 1
+        )
+
+    fill_cache(
+        tmp_path / "chosen",
+        images_of(),
+        photos,
+        regions_of=chosen,
+        advance=lambda steps=1, note=None: None,
+    )
+    cache = TeacherCache(tmp_path / "chosen", images_of(), photos)
+    for i in IDS:
+        weights, is_true = cache.weights(i), cache.is_true(i)
+        assert weights is not None
+        assert is_true is not None
+        assert (weights.dtype, is_true.dtype) == (torch.float32, torch.bool)
+        assert len(weights) == len(is_true) == len(cache[i][0]) == i % 3
+        assert all(torch.equal(a, b) for a, b in zip(cache[i], plain[i], strict=True))
+    found = cache.weights(IDS[-1]), cache.weights(4), cache.is_true(4)
+    assert [t.tolist() for t in found if t is not None] == [[], [1.0], [True]]
 
 
 def test_a_part_can_be_read_by_others(tmp_path: Path, photos: Path) -> None:

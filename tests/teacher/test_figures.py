@@ -12,7 +12,7 @@ from torch import Tensor
 from vildcli.data.lvis import load_annotations
 from vildcli.errors import DataError
 from vildcli.teacher import figures
-from vildcli.teacher.cache import TeacherCache, fill_cache
+from vildcli.teacher.cache import TeacherCache, embed_proposals, fill_cache
 from vildcli.teacher.crops import CropRecipe, ImageEncoder
 from vildcli.teacher.figures import (
     GroupFigures,
@@ -42,8 +42,9 @@ def measured(tmp_path: Path, data: Path, texts: Tensor, encoder=SEEING) -> Teach
         tmp_path / "filled",
         annotations.images,
         data.parent,
-        propose=lambda image, pixels: boxes + torch.tensor([0, 3.0, 0, 3]) * (image.id - 1),
-        encoder=encoder,
+        regions_of=embed_proposals(
+            lambda image, pixels: boxes + torch.tensor([0, 3.0, 0, 3]) * (image.id - 1), encoder
+        ),
         advance=lambda steps=1, note=None: None,
     )
     cache = TeacherCache(tmp_path / "filled", annotations.images, data.parent)

@@ -2,10 +2,12 @@
 
 A folder of kind `teacher`: parts of at most 256 images, `parts/000000.safetensors`. An image is
 keyed by the SHA-256 of its file: `boxes/<sha256>` [R, 4] (original image frame, float32) and
-`embeddings/<sha256>` [R, D] (unit norm, float16), memory-mapped when read. A part's metadata lists
-its files as they were read: name, hash, size, time. So any annotation file over the same images is
-served, a file that has changed is noticed, and further images are further parts. A part is renamed
-into place when whole, so that an interrupted run continues.
+`embeddings/<sha256>` [R, D] (unit norm, float16), memory-mapped when read. Regions that the teacher
+chose (`vildcli.teacher.chosen_regions`) have `weights/<sha256>` [R] (float32, 0-1) and
+`is_true/<sha256>` [R] (bool) besides. A part's metadata lists its files as they were read: name,
+hash, size, time. So any annotation file over the same images is served, a file that has changed is
+noticed, and further images are further parts. A part is renamed into place when whole, so that an
+interrupted run continues.
 """
 
 from __future__ import annotations
@@ -46,6 +48,50 @@ class ImageFile:
     mtime_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class TaughtRegions:
+    """Regions of an image, and what the teacher makes of them.
+
+    Attributes:
+        boxes: [R, 4] original image frame.
+        embeddings: [R, D] unit norm.
+        weights: [R] in 0-1, how much each counts when distilled; None where all count alike.
+        is_true: [R] bool, which are base ground truth, known where the weights are.
+    """
+
+    boxes: Tensor
+    embeddings: Tensor
+    weights: Tensor | None = None
+    is_true: Tensor | None = None
+
+    def tensors(self, sha256: str) -> dict[str, Tensor]:
+        """As a part of the cache holds them."""
+        named = {
+            # Cloned, for proposals may share memory.
+            "boxes": self.boxes.float().clone(),
+            "embeddings": self.embeddings.half(),
+            "weights": None if self.weights is None else self.weights.float().clone(),
+            "is_true": None if self.is_true is None else self.is_true.clone(),
+        }
+        return {f"{kind}/{sha256}": t for kind, t in named.items() if t is not None}
+
+
+def embed_proposals(
+    propose: Callable[[AnnotatedImage, Tensor], Tensor], encoder: ImageEncoder
+) -> Callable[[AnnotatedImage, Tensor], TaughtRegions]:
+    """What fills a cache with the embeddings of given boxes.
+
+    Args:
+        propose: image and its pixels [3, H, W] uint8 to boxes [R, 4], original image frame.
+    """
+
+    def regions_of(image: AnnotatedImage, pixels: Tensor) -> TaughtRegions:
+        boxes = propose(image, pixels).float()
+        return TaughtRegions(boxes, embed_regions(pixels, boxes, encoder))
+
+    return regions_of
+
+
 def find_image_files(images: Sequence[AnnotatedImage], folder: Path) -> list[ImageFile]:
     """Look every image up, in order; nothing is read.
 
@@ -75,8 +121,7 @@ def fill_cache(
     images: Sequence[AnnotatedImage],
     image_folder: Path,
     *,
-    propose: Callable[[AnnotatedImage, Tensor], Tensor],
-    encoder: ImageEncoder,
+    regions_of: Callable[[AnnotatedImage, Tensor], TaughtRegions],
     advance: Advance,
 ) -> int:
     """Embed the images that a cache lacks, or whose files have changed.
@@ -84,7 +129,7 @@ def fill_cache(
     Args:
         folder: an opened run folder; its settings say which teacher, proposals and crops.
         images: in a fixed order; parts are cut from those that are lacking.
-        propose: image and its pixels [3, H, W] uint8 to boxes [R, 4], original image frame.
+        regions_of: image and its pixels [3, H, W] uint8 to its regions.
 
     Returns:
         How many images were embedded.
@@ -102,9 +147,7 @@ def fill_cache(
         for image in pending[start : start + PART_IMAGES]:
             decoded = _decode(image_folder / image.file_name)
             pixels = torch.from_numpy(decoded.pixels).permute(2, 0, 1)
-            boxes = propose(image, pixels).float()
-            tensors[f"boxes/{decoded.sha256}"] = boxes.clone()  # proposals may share memory
-            tensors[f"embeddings/{decoded.sha256}"] = embed_regions(pixels, boxes, encoder).half()
+            tensors |= regions_of(image, pixels).tensors(decoded.sha256)
             read.append((image.file_name, decoded.sha256, decoded.bytes, decoded.mtime_ns))
             advance()
         path = folder / "parts" / f"{index.next_part + start // PART_IMAGES:06d}.safetensors"
@@ -143,7 +186,7 @@ class TeacherCache:
             )
         self._hashes = {i.id: found for i, found in zip(images, hashes, strict=True) if found}
         self._parts = {found: index.parts[found] for found in self._hashes.values()}
-        self._open: dict[Path, Any] = {}
+        self._open: dict[Path, tuple[Any, frozenset[str]]] = {}
 
     def __getitem__(self, image_id: int) -> tuple[Tensor, Tensor]:
         """Boxes [R, 4] in the original image frame and embeddings [R, D] float32."""
@@ -153,13 +196,31 @@ class TeacherCache:
         """The boxes alone."""
         return self._read("boxes", image_id)
 
+    def weights(self, image_id: int) -> Tensor | None:
+        """How much each region counts when distilled, [R] float32 in 0-1; None: all alike.
+
+        1 for base ground truth, else the teacher's confidence.
+        """
+        return self._read("weights", image_id) if self._has("weights", image_id) else None
+
+    def is_true(self, image_id: int) -> Tensor | None:
+        """Which regions are base ground truth, [R] bool; None where no weights are."""
+        return self._read("is_true", image_id) if self._has("is_true", image_id) else None
+
     def _read(self, kind: str, image_id: int) -> Tensor:
-        sha256 = self._hashes[image_id]
-        part = self._parts[sha256]
-        if part not in self._open:
-            self._open[part] = safe_open(part, framework="pt")
-        tensor: Tensor = self._open[part].get_tensor(f"{kind}/{sha256}")
+        tensor: Tensor = self._part(image_id)[0].get_tensor(f"{kind}/{self._hashes[image_id]}")
         return tensor
+
+    def _has(self, kind: str, image_id: int) -> bool:
+        return f"{kind}/{self._hashes[image_id]}" in self._part(image_id)[1]
+
+    def _part(self, image_id: int) -> tuple[Any, frozenset[str]]:
+        """The part of an image, and the names of all that it holds."""
+        path = self._parts[self._hashes[image_id]]
+        if path not in self._open:
+            file: Any = safe_open(path, framework="pt")
+            self._open[path] = file, frozenset(file.keys())
+        return self._open[path]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}

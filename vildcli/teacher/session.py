@@ -10,7 +10,7 @@ from vildcli.data.lvis import load_annotations
 from vildcli.devices import choose_device
 from vildcli.errors import NothingToDoError
 from vildcli.runs import file_sha256, open_run
-from vildcli.teacher.cache import TeacherCache, fill_cache, find_image_files
+from vildcli.teacher.cache import TeacherCache, embed_proposals, fill_cache, find_image_files
 from vildcli.teacher.encoder import image_encoder_of
 from vildcli.teacher.figures import (
     TeacherFigures,
@@ -104,8 +104,7 @@ def teach(options: TeachOptions, out: Path, *, force: bool, advance: Advance) ->
         out,
         annotations.images,
         options.images,
-        propose=proposals.propose,
-        encoder=encoder,
+        regions_of=embed_proposals(proposals.propose, encoder),
         advance=advance,
     )
     data = file_sha256(options.data)
