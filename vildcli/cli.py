@@ -31,6 +31,8 @@ HEADINGS: dict[str, dict[str, str]] = {
     },
     "Review": {
         "review": "Open a run in the FiftyOne App.",
+        "calibrate": "Thresholds for a target precision, from ground truth.",
+        "select": "Choose the images to review next.",
     },
     "Train": {
         "teach": "Cache the teacher's embeddings of proposals.",
