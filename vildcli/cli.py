@@ -23,6 +23,7 @@ HEADINGS: dict[str, dict[str, str]] = {
         "relabel": "Label a run's stored regions with another vocabulary.",
         "ask": "Score any texts on an image's regions, or find regions in a run.",
         "export": "Write a run's labels for other tools.",
+        "merge": "Make one of several runs, and of people's annotations.",
     },
     "Words": {
         "expand": "Add attributes, synonyms, kinds or species to a vocabulary.",

@@ -2,7 +2,8 @@
 
 No torch. Read from the provenance that a model file carries: `init` (scratch, imagenet, coco, or
 the identity of another model), `init_provenance` (that model's own), `proposals` (a sentence, or
-the provenance of the model that proposed); `trained_on` in either lists categories by name.
+the provenance of the model that proposed); `trained_on` in either lists categories by name. Of a
+merged run, `merged` has the provenance of each run by name.
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ def _trained_on(
     provenance: Mapping[str, Any], of: str = "the model"
 ) -> Iterator[tuple[str, Sequence[str]]]:
     """Every source of weights and proposals that says which categories it was trained on."""
+    for name, of_run in _merged(provenance):
+        yield from _trained_on(of_run, f"{of} of {name}")
     for key, name in _NESTED.items():
         nested = provenance.get(key)
         if isinstance(nested, Mapping):
@@ -91,6 +94,8 @@ def _trained_on(
 
 def _origins(provenance: Mapping[str, Any], of: str = "the model") -> Iterator[tuple[str, str]]:
     """Every source of weights and proposals, as a subject of a sentence and what it came from."""
+    for name, of_run in _merged(provenance):
+        yield from _origins(of_run, f"{of} of {name}")
     init, nested = provenance.get("init"), provenance.get("init_provenance")
     if isinstance(nested, Mapping):
         yield from _origins(nested, f"the initialisation of {of}")
@@ -101,6 +106,11 @@ def _origins(provenance: Mapping[str, Any], of: str = "the model") -> Iterator[t
         yield from _origins(proposals, f"the proposer of {of}")
     elif proposals is not None:
         yield f"The proposer of {of}", _origin_of_proposals(str(proposals))
+
+
+def _merged(provenance: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Of a run that several were merged into, the name of each and what its model has seen."""
+    yield from provenance.get("merged", {}).items()
 
 
 def _origin_of_proposals(sentence: str) -> str:

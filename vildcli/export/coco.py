@@ -42,7 +42,7 @@ def export_coco(selection: Selection, out: Path, *, geometry: Geometry = "rle") 
 def _write(path: Path, selection: Selection, geometry: Geometry, counts: Counter[str]) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write('{"info": ' + json_text(coco_info(selection)) + ',\n"licenses": []')
-        write_list(file, "categories", map(_category, selection.categories))
+        write_list(file, "categories", map(coco_category, selection.categories))
         write_list(file, "images", _images(selection))
         write_list(file, "annotations", coco_annotations(selection, geometry, counts))
         file.write("}\n")
@@ -68,7 +68,7 @@ def coco_info(selection: Selection) -> dict[str, Any]:
     }
 
 
-def _category(category: Category) -> dict[str, Any]:
+def coco_category(category: Category) -> dict[str, Any]:
     extra = {"synset": category.synset, "frequency": category.frequency}
     return {
         "id": category.id,
@@ -101,16 +101,17 @@ def coco_annotations(
         for label in selected.labels:
             number += 1
             scores = selection.scores(label)
-            yield _annotation(number, selected.record, label, geometry, scores)
+            yield coco_annotation(number, selected.record, label, geometry, scores)
 
 
-def _annotation(
+def coco_annotation(
     number: int,
     record: ImageRecord,
     label: LabelRecord,
     geometry: Geometry,
     scores: dict[str, float],
 ) -> dict[str, Any]:
+    """One label as COCO's object of that number, its box cut at the image's borders."""
     x1, y1, x2, y2 = cut_box(label, record)
     area, segmentation = coco_segmentation(label, record, geometry)
     return {

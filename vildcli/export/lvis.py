@@ -33,7 +33,7 @@ def export_lvis(
     """Write one LVIS file, or one for each part of a split, replacing what is there.
 
     `neg_category_ids` are categories with no stored label in the image, at most `MOST_NEGATIVES`
-    drawn by image id, and none where the run's limit an image was reached.
+    drawn by image id, and none where the run's limit an image was reached, or in a merged run.
     `not_exhaustive_category_ids` are those of which some stored labels are not written.
     A category without `frequency` in the vocabulary gets the one that its images here amount to.
 
@@ -48,7 +48,7 @@ def export_lvis(
 
 
 def _write(path: Path, selection: Selection, geometry: Geometry, counts: Counter[str]) -> None:
-    occurrences = _Occurrences()
+    occurrences = Occurrences()
     annotations = coco_annotations(selection, geometry, counts)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write('{"info": ' + json_text(coco_info(selection)) + ',\n"licenses": []')
@@ -62,8 +62,9 @@ def _write(path: Path, selection: Selection, geometry: Geometry, counts: Counter
 def _images(selection: Selection) -> Iterator[dict[str, Any]]:
     settings = read_run(selection.view.run, "labelling")["settings"]
     most = settings.get("max_det")
+    is_merged = "merged" in settings  # not every name was looked for in every image
     for image in selection.labelled_images():
-        full = most is not None and len(image.stored) >= most
+        full = is_merged or (most is not None and len(image.stored) >= most)
         yield {
             **coco_image(image.record, image.name),
             "neg_category_ids": [] if full else _negatives(selection, image),
@@ -86,7 +87,7 @@ def _partly_written(image: SelectedImage) -> list[int]:
 
 
 @dataclass(slots=True)
-class _Occurrences:
+class Occurrences:
     """How often each category was written, for the last list of the file."""
 
     objects: Counter[int] = field(default_factory=Counter)
@@ -102,6 +103,7 @@ class _Occurrences:
             yield annotation
 
     def category(self, category: Category) -> dict[str, Any]:
+        """LVIS's object of a category, after everything was counted."""
         images = self.images[category.id]
         return {
             "id": category.id,
