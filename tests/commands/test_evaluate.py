@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -211,11 +212,35 @@ def test_out__holds_a_report_and_is_not_overwritten_by_another(
     names = {path.name for path in out.iterdir()}
     assert {"report.md", "report.json", "categories.csv", "predictions.json"} <= names
     assert {"precision-recall.png", "confusion.png", "failures.png"} <= names
+    with (out / "terms.csv").open(encoding="utf-8", newline="") as file:
+        terms = {found["name"]: found for found in csv.DictReader(file)}
+    assert set(terms) == {"apple", "pear", "plum"}
+    assert (terms["apple"]["shown"], terms["apple"]["precision"]) == ("3", "1.000000")
+    assert "## Shown labels, at the thresholds in use" in (out / "report.md").read_text()
     assert "![failures](failures.png)" in (out / "report.md").read_text()
     assert run(arguments) == 0
     assert run([*arguments, "--conf", "0.5"]) == 1
     assert "holds a run with other settings (conf: None there, 0.5 now)" in capsys.readouterr().err
     assert run([*arguments, "--conf", "0.5", "--force"]) == 0
+
+
+def test_run__shown_labels_by_group_and_by_term(
+    world: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three apples are right; the plums, which are rare, are pears."""
+    assert run(["evaluate", str(labelled), *truth_of(world), "--json", "--per-category"]) == 0
+    out, err = capsys.readouterr()
+    values = json.loads(out)
+    terms = {found["name"]: found for found in values["terms"]}
+    assert terms["apple"]["F1"] == 1
+    assert (terms["plum"]["group"], terms["plum"]["threshold"]) == ("rare", 0.3)
+    assert (terms["pear"]["recall"], terms["pear"]["precision"]) == (0, -1)
+    groups = {found["name"]: found for found in values["agreement"]}
+    assert groups["all"]["right"] == 3
+    assert "Shown labels, at the thresholds in use, by term" in err
+    assert run(["evaluate", str(labelled), *truth_of(world), "--conf", "0.95", "--json"]) == 0
+    groups = {found["name"]: found for found in printed(capsys)["agreement"]}
+    assert (groups["all"]["shown"], groups["all"]["recall"]) == (0, 0)
 
 
 def test_voc_truth__from_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,11 +158,14 @@ def _open_out(
 
 
 def _read_run(run: Path, truth: Truth, images: Path | None, choices: dict[str, Any]) -> Subject:
+    from vildcli.evaluation.judged import agreements_of_run
     from vildcli.evaluation.report import refuse_leaks
     from vildcli.evaluation.run import read_evaluated_run, subject_of_run
 
     found = read_evaluated_run(run, truth, conf=choices["conf"], images=images)
     subject = subject_of_run(found, proposals=choices["proposals"], images=images)
+    if not choices["proposals"]:
+        subject = replace(subject, agreements=agreements_of_run(found))
     if choices["strict"]:
         refuse_leaks(subject.truth, subject.seen)
     return subject
@@ -206,6 +210,7 @@ def _show(report: Report, per_category: bool) -> None:
     if report.recalls:
         console.show_table(PROPOSAL_RECALL, ("", "recall"), report.recalls.items())
         _show_published(report, PROPOSAL_RECALL, report.recalls)
+    _show_agreements(report, per_category)
     _show_failures(report)
     _show_overlaps(report)
     if per_category:
@@ -218,6 +223,24 @@ def _show_published(report: Report, title: str, metrics: Any) -> None:
 
     if rows := report.published.get(title):
         console.show_table(BESIDE, *beside_published(metrics, rows))
+
+
+def _show_agreements(report: Report, per_category: bool) -> None:
+    from vildcli.evaluation.agreement import AGREEMENT_COLUMNS, agreement_cells, group_agreements
+    from vildcli.evaluation.report_files import AGREEMENT_TITLE
+
+    rows = report.subject.agreements
+    if rows:
+        cells = [agreement_cells(row) for row in group_agreements(rows)]
+        console.show_table(
+            AGREEMENT_TITLE,
+            AGREEMENT_COLUMNS[2:3] + AGREEMENT_COLUMNS[4:],
+            [(row[2], *row[4:]) for row in cells],
+        )
+    if rows and per_category:
+        console.show_table(
+            f"{AGREEMENT_TITLE}, by term", AGREEMENT_COLUMNS, map(agreement_cells, rows)
+        )
 
 
 def _show_failures(report: Report) -> None:

@@ -77,15 +77,19 @@ def command(
     **options: object,
 ) -> None:
     """Label the regions that RUN stored (detect --keep-regions): no image, no detector."""
+    from vildcli.commands.calibrate import warn_of_foreign_thresholds
     from vildcli.commands.detect import chosen_vocabulary
     from vildcli.commands.embed import warn_of_unread
     from vildcli.labelling.options import LabellingOptions
     from vildcli.labelling.relabel import relabel_run
     from vildcli.labelling.words import open_stored_labeller
+    from vildcli.runs import read_run
 
     vocabulary = chosen_vocabulary(vocab, classes)
     labeller, settings = open_stored_labeller(run, vocabulary, LabellingOptions(**options))  # type: ignore[arg-type]
     warn_of_unread(labeller.unread)
+    whole = {**read_run(run, "labelling")["settings"], **settings}
+    warn_of_foreign_thresholds(vocabulary, whole)
     with console.progress("Relabelling", None) as advance:
         summary = relabel_run(
             run,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vildcli.errors import ModelError
+from vildcli.evaluation.agreement import Agreement
 from vildcli.evaluation.engine import Engine, Errors
 from vildcli.evaluation.evaluate import evaluate, evaluate_fixed
 from vildcli.evaluation.failures import Outcome, Verdict, count_outcomes
@@ -51,6 +52,7 @@ class Subject:
         proposals: by objectness; None where they were not asked for.
         verdicts: what became of each object.
         overlap_scores: score by overlap, where the scores of every region are known.
+        agreements: of a run, how the shown labels of each term agree with the truth.
         files: of the truth's images, by id.
         notes: what was left out, and what a reader must know.
     """
@@ -63,6 +65,7 @@ class Subject:
     proposals: Predictions | None = None
     verdicts: tuple[Verdict, ...] = ()
     overlap_scores: tuple[OverlapBin, ...] = ()
+    agreements: tuple[Agreement, ...] = ()
     files: Mapping[int, Path] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

@@ -2,6 +2,7 @@
 
 report.json       all numbers              categories.csv       how each category did
 report.md         the same, to be read     failures.csv         what became of each object
+terms.csv         of a run, precision and recall of the shown labels of each term
 predictions.json  COCO results             precision-recall.png, confusion.png, failures.png
 truth.json        the truth they were held against, so that any official package can be run
 """
@@ -15,6 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vildcli.evaluation.agreement import (
+    AGREEMENT_COLUMNS,
+    Agreement,
+    agreement_cells,
+    agreement_values,
+    group_agreements,
+)
 from vildcli.evaluation.failures import NO_NAME, Verdict, confusions
 from vildcli.evaluation.predictions import Predictions
 from vildcli.evaluation.report import PROPOSAL_RECALL, Report, novel_ids
@@ -28,6 +36,7 @@ from vildcli.evaluation.tables import (
 from vildcli.runs import write_atomically, write_json
 
 BESIDE = "Beside published numbers, percent (theirs are of the whole validation set)"
+AGREEMENT_TITLE = "Shown labels, at the thresholds in use"
 _CONFUSIONS_SHOWN = 10
 
 
@@ -45,6 +54,8 @@ def report_values(report: Report) -> dict[str, Any]:
         "by_training": {title: dict(found) for title, found in report.by_training.items()},
         "proposal_recall": dict(report.recalls),
         "outcomes": {name: dict(found) for name, found in report.outcomes.items()},
+        "agreement": [agreement_values(row) for row in group_agreements(subject.agreements)],
+        "terms": [agreement_values(row) for row in subject.agreements],
         "errors": report.errors and {**asdict(report.errors), "shares": report.errors.shares()},
         "overlap_scores": [asdict(found) for found in subject.overlap_scores],
         "published": {
@@ -68,6 +79,9 @@ def write_report(report: Report, out: Path, pictures: Sequence[Path] = ()) -> li
         files["categories.csv"] = _csv(CATEGORY_COLUMNS, map(_category_cells, rows))
     if subject.verdicts:
         files["failures.csv"] = _csv(_FAILURE_COLUMNS, _failure_rows(report))
+    if subject.agreements:
+        cells = map(_agreement_cells, subject.agreements)
+        files["terms.csv"] = _csv(AGREEMENT_COLUMNS, cells)
     if subject.predictions is not None:
         files["predictions.json"] = _results(subject.predictions)
         files["truth.json"] = _json(subject.truth.content)
@@ -96,7 +110,12 @@ def markdown(report: Report, pictures: Sequence[str] = ()) -> str:
         rows = [(key, f"{value:.3f}") for key, value in report.recalls.items()]
         lines += ["", f"## {PROPOSAL_RECALL}", "", *_table(("", "recall"), rows)]
         lines += _beside(report, PROPOSAL_RECALL, report.recalls)
-    lines += [*_failure_lines(report), *_error_lines(report), *_overlap_lines(report)]
+    lines += [
+        *_agreement_lines(report),
+        *_failure_lines(report),
+        *_error_lines(report),
+        *_overlap_lines(report),
+    ]
     lines += [f"\n![{Path(name).stem}]({name})" for name in pictures]
     return "\n".join(lines) + "\n"
 
@@ -106,6 +125,20 @@ def _beside(report: Report, title: str, metrics: Mapping[str, float]) -> list[st
     if not rows:
         return []
     return ["", f"{BESIDE}:", "", *_table(*beside_published(metrics, rows))]
+
+
+def _agreement_lines(report: Report) -> list[str]:
+    if not report.subject.agreements:
+        return []
+    rows = [_agreement_cells(row) for row in group_agreements(report.subject.agreements)]
+    columns = ("names", *AGREEMENT_COLUMNS[4:])
+    table = _table(columns, [(row[1], *row[4:]) for row in rows])
+    return ["", f"## {AGREEMENT_TITLE}", "", *table, "", "Each term: terms.csv."]
+
+
+def _agreement_cells(row: Agreement) -> tuple[Any, ...]:
+    cells = agreement_cells(row)
+    return (*cells[:-3], *(f"{share:.6f}" for share in cells[-3:]))
 
 
 def _failure_lines(report: Report) -> list[str]:

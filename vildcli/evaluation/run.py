@@ -31,13 +31,31 @@ from vildcli.vocabulary.category import Category
 
 
 @dataclass(frozen=True, slots=True)
+class MatchedRun:
+    """The part of a run that has truth, before any label is read.
+
+    Attributes:
+        truth: cut down to the images and names that the run looked at.
+        image_ids, category_ids: the truth's id for each of the run's that has one; several of the
+            run's categories may mean one of the truth's.
+        notes: what was left out, with counts.
+    """
+
+    view: RunView
+    truth: Truth
+    image_ids: Mapping[int, int]
+    category_ids: Mapping[int, int]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluatedRun:
     """The part of a run that has truth, in the truth's own ids.
 
     Attributes:
         truth: cut down to the images and names that the run looked at.
         predictions: all labels of those, or the shown ones.
-        image_ids: the truth's id for each of the run's that has one.
+        image_ids, category_ids: the truth's id for each of the run's that has one.
         is_base: what the run says of the truth's categories, where it says anything.
         provenance: of what made the run.
         notes: what was left out, with counts, and how the run's policy differs from evaluation.
@@ -48,6 +66,7 @@ class EvaluatedRun:
     truth: Truth
     predictions: Predictions
     image_ids: Mapping[int, int]
+    category_ids: Mapping[int, int]
     is_base: Mapping[int, bool]
     provenance: Mapping[str, Any]
     notes: tuple[str, ...]
@@ -69,15 +88,15 @@ class StoredRegions:
     objectness: Floats
 
 
-def read_evaluated_run(
+def match_run(
     run: Path, truth: Truth, *, conf: float | None = None, images: Path | None = None
-) -> EvaluatedRun:
-    """Match a run with an annotation set and read its labels.
+) -> MatchedRun:
+    """Match the images and categories of a run with those of an annotation set.
 
     Args:
         run: a labelling run, complete or not.
         truth: of some of its images and names.
-        conf: read only labels from this score on; None reads all that are stored.
+        conf: score from which labels are shown, as for `view_run`.
         images: folder of the truth's images: what no name matches is matched by hash.
 
     Raises:
@@ -91,7 +110,25 @@ def read_evaluated_run(
     _refuse_nothing(run, truth, records, image_ids, view.vocabulary.categories, category_ids)
     found = truth.restricted(image_ids.values(), category_ids.values())
     _refuse_other_sizes(records, found, image_ids)
-    collected = _Labels(found, image_ids, category_ids)
+    notes = (*truth.notes, *_notes(view, records, truth, image_ids, category_ids))
+    return MatchedRun(view, found, image_ids, category_ids, notes)
+
+
+def read_evaluated_run(
+    run: Path, truth: Truth, *, conf: float | None = None, images: Path | None = None
+) -> EvaluatedRun:
+    """Match a run with an annotation set and read its labels.
+
+    Args:
+        run, truth, images: as for `match_run`.
+        conf: read only labels from this score on; None reads all that are stored.
+
+    Raises:
+        RunError, DataError: as `match_run` does.
+    """
+    matched = match_run(run, truth, conf=conf, images=images)
+    view, image_ids = matched.view, matched.image_ids
+    collected = _Labels(matched.truth, image_ids, matched.category_ids)
     for image in view.labelled_images():
         if image.image.image_id in image_ids:
             collected.add(image, image.labels if conf is None else view.shown(image))
@@ -99,16 +136,13 @@ def read_evaluated_run(
     return EvaluatedRun(
         run=run,
         view=view,
-        truth=found,
+        truth=matched.truth,
         predictions=collected.predictions(),
         image_ids=image_ids,
+        category_ids=matched.category_ids,
         is_base=collected.is_base,
         provenance=_provenance(header),
-        notes=(
-            *truth.notes,
-            *_notes(view, records, truth, image_ids, category_ids),
-            *_policy(run, header["settings"], conf),
-        ),
+        notes=(*matched.notes, *_policy(run, header["settings"], conf)),
     )
 
 
@@ -220,7 +254,7 @@ class _Labels:
             self._boxes.append((x1, y1, x2 - x1, y2 - y1))
             if self._masks is not None:
                 height, width = image.image.height, image.image.width
-                self._masks.append(mask_to_rle(label.mask, label.box, height, width))
+                self._masks.append(mask_to_rle(label.mask, label.mask_box, height, width))
 
     def predictions(self) -> Predictions:
         columns = list(zip(*self._rows, strict=True)) or [(), (), ()]

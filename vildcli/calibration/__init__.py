@@ -1,0 +1,1 @@
+"""Scores that mean something: calibrated against truth, thresholds for a target precision."""
