@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from vildcli.detector.architecture import architecture_from_dict
 from vildcli.detector.detector import Detector
 from vildcli.errors import ModelError
 from vildcli.runs import refuse_newer, write_atomically
-from vildcli.systems import find_system
+from vildcli.systems import find_system, vary
 from vildcli.vocabulary.category import Category, category_from_dict
 
 MODEL_FORMAT = 1
@@ -36,7 +36,8 @@ class ModelCard:
     """What a model says of itself.
 
     Attributes:
-        temperature: τ of both sides, that of its text encoder; 1 in a closed set.
+        temperature: τ of both sides, that of its text encoder; 1 in a closed set. A learned one is
+            among the weights.
         prompts: name and templates that its text embeddings were made with; empty in a closed set.
         base_categories: what boxes were seen of; its default scoring context, and the classes of a
             closed set in their order.
@@ -44,6 +45,7 @@ class ModelCard:
             empty in a closed set.
         default_conf: score from which labels are shown, where it was measured.
         provenance: initialisation and proposals: what else the weights have seen.
+        variation: what differs from the system's row, see `vildcli.systems.VARIABLE`.
     """
 
     system: str
@@ -55,9 +57,14 @@ class ModelCard:
     text_encoder: Mapping[str, Any]
     default_conf: float | None
     provenance: Mapping[str, Any]
+    variation: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """A row as it stands says nothing of variations: older models keep their identity."""
+        values = asdict(self)
+        if not self.variation:
+            del values["variation"]
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +127,7 @@ def load_model(reference: str | Path, device: torch.device) -> Model:
             f"{path} is not a safetensors file: {error}.", hint="Give a model trained by vildcli."
         ) from error
     card = _read_card(path, metadata)
-    system = find_system(card.system)
+    system = vary(find_system(card.system), card.variation)
     detector = Detector(
         architecture_from_dict(dict(card.architecture)),
         system,

@@ -7,9 +7,10 @@ arguments, orthogonal to the row.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Literal
+from typing import Any, Literal
 
 from vildcli.errors import ModelError
 
@@ -29,6 +30,12 @@ class System:
             `ensemble` is the geometric mean of ViLD §3.4.
         words: what embeds the names that regions are compared with; None in a closed set.
         repeat_factors: whether images of rare categories are repeated (LVIS §4).
+        semantic_boxes: whether the name of a region has a say in its box (EZSD, semantic-based
+            regression).
+        learned_temperature: whether τ is learned, starting from the text encoder's.
+        free_background: whether the length of the background embedding counts; it is 1 otherwise.
+        class_loss: `seesaw` evens out a long tail, and tells background apart by two logits of its
+            own (Seesaw loss, p = 0.8, q = 2).
     """
 
     name: str
@@ -39,6 +46,10 @@ class System:
     fusion: Literal["text", "image", "ensemble", "classifier"]
     words: Literal["clip", "glove", None] = "clip"
     repeat_factors: bool = False
+    semantic_boxes: bool = False
+    learned_temperature: bool = False
+    free_background: bool = False
+    class_loss: Literal["softmax", "seesaw"] = "softmax"
 
     @property
     def trained(self) -> bool:
@@ -74,8 +85,22 @@ SYSTEMS: dict[str, System] = {
             "ensemble",
         ),
         System("clip-on-crops", "the teacher on crops, untrained", None, "teacher", False, "image"),
+        System(
+            "ezsd",
+            "adapted teacher, its own regions, boxes that read the name",
+            "student",
+            "shared",
+            True,
+            "text",
+            semantic_boxes=True,
+            learned_temperature=True,
+            free_background=True,
+        ),
     )
 }
+
+# What may be chosen besides the row.
+VARIABLE = ("semantic_boxes", "learned_temperature", "free_background", "class_loss")
 
 
 def find_system(name: str) -> System:
@@ -91,3 +116,20 @@ def find_system(name: str) -> System:
             hint=f"Did you mean '{near[0]}'?" if near else f"Systems: {', '.join(SYSTEMS)}.",
         )
     return SYSTEMS[name]
+
+
+def vary(system: System, changes: Mapping[str, Any]) -> System:
+    """The row with some of `VARIABLE` changed.
+
+    Raises:
+        ModelError: the row compares no regions with words, so that there is nothing to change.
+    """
+    different = {name: value for name, value in changes.items() if getattr(system, name) != value}
+    assert set(changes) <= set(VARIABLE), f"{set(changes)} may not all be changed"
+    if different and system.text_side != "student":
+        raise ModelError(
+            f"{system.name} is not trained against words, so it has no "
+            f"{', '.join(name.replace('_', ' ') for name in different)} to choose.",
+            hint="Leave it out, or train vild-text, vild, vild-ensemble or ezsd.",
+        )
+    return replace(system, **different)

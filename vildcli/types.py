@@ -42,6 +42,9 @@ class Regions:
             text side.
         image_side: [R, D] unit-norm embeddings scored without background; None where there is no
             image side.
+        box_codes: [R, 4] codes of `boxes` relative to `proposals`, float32, where boxes depend on
+            the name as well (EZSD): the part that no name has a say in. None elsewhere.
+        size: width and height of the image, pixels; known where `box_codes` are.
     """
 
     boxes: Tensor
@@ -50,6 +53,8 @@ class Regions:
     masks: Tensor
     text_side: Tensor | None
     image_side: Tensor | None
+    box_codes: Tensor | None = None
+    size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -61,6 +66,9 @@ class Regions:
         for name, side in (("text_side", self.text_side), ("image_side", self.image_side)):
             if side is not None:
                 _expect(name, side, (count, None))
+        if self.box_codes is not None:
+            _expect("box_codes", self.box_codes, (count, 4))
+            assert self.size is not None, "box codes go with the size of the image"
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -99,6 +107,8 @@ class RegionLabels:
         text_scores: [K] the text side's factor in 0-1, or None where there is no text side.
         image_scores: [K] the image side's factor in 0-1, or None where there is no image side.
         attributes: one entry an attribute set; they neither rank nor suppress.
+        boxes: [K, 4] in the frame of `Regions.boxes`, where the name moves a region's box; None
+            where they are the regions' own.
     """
 
     regions: Tensor
@@ -108,8 +118,11 @@ class RegionLabels:
     text_scores: Tensor | None = None
     image_scores: Tensor | None = None
     attributes: tuple[AttributeLabels, ...] = ()
+    boxes: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if self.boxes is not None:
+            _expect("boxes", self.boxes, (len(self.regions), 4))
         for name in ("category_ids", "is_base", "scores", "text_scores", "image_scores"):
             value = getattr(self, name)
             if value is not None:
@@ -155,18 +168,23 @@ class Distillation:
         boxes: [V, 4] canvas pixels.
         embeddings: [V, D] the teacher's.
         valid: [V] bool; False for regions that cropping left without area.
+        weights: [V] how much each region counts among those of its image; None: all alike.
     """
 
     boxes: Tensor
     embeddings: Tensor
     valid: Tensor
+    weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         _expect("boxes", self.boxes, (None, 4))
         _expect("embeddings", self.embeddings, (len(self.boxes), None))
         _expect("valid", self.valid, (len(self.boxes),))
+        if self.weights is not None:
+            _expect("weights", self.weights, (len(self.boxes),))
 
     def to(self, device: torch.device) -> Distillation:
+        weights = None if self.weights is None else self.weights.to(device)
         return Distillation(
-            self.boxes.to(device), self.embeddings.to(device), self.valid.to(device)
+            self.boxes.to(device), self.embeddings.to(device), self.valid.to(device), weights
         )

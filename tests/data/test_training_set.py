@@ -34,6 +34,7 @@ from vildcli.data.training_set import (
     Augmentation,
     Example,
     PackedObjects,
+    Taught,
     TrainingSet,
 )
 from vildcli.errors import DataError
@@ -70,12 +71,20 @@ def augmented(path: Path, teacher: Any = None, size: int = 64, **changes: Any) -
 class Teacher:
     """The same regions for every image; embedding i is [i, …]."""
 
-    def __init__(self, boxes: Tensor) -> None:
-        self.boxes = boxes
+    def __init__(
+        self, boxes: Tensor, weights: Tensor | None = None, is_true: Tensor | None = None
+    ) -> None:
+        self.boxes, self._weights, self._is_true = boxes, weights, is_true
         self.embeddings = torch.arange(len(boxes)).float()[:, None].repeat(1, 8)
 
     def __getitem__(self, image_id: int) -> tuple[Tensor, Tensor]:
         return self.boxes, self.embeddings
+
+    def weights(self, image_id: int) -> Tensor | None:
+        return self._weights
+
+    def is_true(self, image_id: int) -> Tensor | None:
+        return self._is_true
 
 
 def test_example__base_objects_on_a_canvas(tmp_path: Path) -> None:
@@ -206,6 +215,44 @@ def test_regions__the_first_three_hundred_in_stored_order(tmp_path: Path) -> Non
     assert found is not None
     assert found.embeddings[:, 0].tolist() == list(range(MAX_DISTILLED))
     assert len(found.boxes) == len(found.valid) == MAX_DISTILLED
+
+
+def chosen_by_the_teacher(count: int) -> Teacher:
+    """Every tenth region is ground truth, of weight 1; the others' weights tell them apart."""
+    is_true = torch.arange(count) % 10 == 9
+    weights = torch.where(is_true, 1.0, torch.arange(count) / count)
+    return Teacher(torch.tensor([[1.0, 2, 30, 40]]).repeat(count, 1), weights, is_true)
+
+
+def test_regions__ground_truth_and_the_first_of_the_others(tmp_path: Path) -> None:
+    data = augmented(write_images(tmp_path), chosen_by_the_teacher(40))
+    data.taught = Taught(count=20)
+    found = data[0, 0].distillation
+    assert found is not None
+    assert found.embeddings[:, 0].tolist() == [9, 19, 29, 39, *range(9), *range(10, 19), 20, 21]
+    assert found.weights is not None
+    expected = torch.where(found.embeddings[:, 0] % 10 == 9, 1.0, found.embeddings[:, 0] / 40)
+    torch.testing.assert_close(found.weights, expected)
+    data.taught = Taught(count=20, weighted=False)
+    assert data[0, 0].distillation.weights is None
+
+
+def test_regions__redrawn_with_replacement_anew_each_time(tmp_path: Path) -> None:
+    data = augmented(write_images(tmp_path), chosen_by_the_teacher(40))
+    data.taught = Taught(count=20, redrawn=True)
+
+    def drawn(epoch: int) -> list[float]:
+        found = data[epoch, 0].distillation
+        assert found is not None
+        return found.embeddings[:, 0].tolist()
+
+    first, second = drawn(0), drawn(1)
+    assert first == drawn(0) != second
+    for rows in (first, second):
+        assert rows[:4] == [9, 19, 29, 39]
+        assert len(rows) == 24
+        assert set(rows[4:]) < {*range(9), *range(10, 19), 20, 21}
+        assert len(set(rows[4:])) < 20
 
 
 def test_novel_annotations_change_nothing(tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ from tiny_detector import (
 from torch import Tensor
 
 from vildcli.detector.architecture import ARCHITECTURES, Architecture, architecture_from_dict
+from vildcli.detector.boxes import BOX_CODE_WEIGHTS, decode_boxes
 from vildcli.detector.detector import Detector, mask_targets
 from vildcli.detector.heads import region_levels
 from vildcli.errors import ModelError
-from vildcli.systems import SYSTEMS, find_system
+from vildcli.systems import SYSTEMS, find_system, vary
 from vildcli.types import Distillation, Regions, Target
 
 
@@ -224,6 +225,124 @@ def test_architecture__unknown_backbone_is_refused() -> None:
     assert error.value.hint == (
         "Backbones: small, resnet50, resnet50_caffe, resnet152, efficientnet_b7."
     )
+
+
+def concatenated(detector: Detector) -> torch.nn.Linear:
+    """The published layer over [feature; text] with this detector's weights."""
+    assert detector.word_boxes is not None
+    layer = torch.nn.Linear(TINY.fc_width + WIDTH, 4)
+    layer.weight.data = torch.cat([detector.boxes.weight, detector.word_boxes.weight], 1).detach()
+    layer.bias.data = detector.boxes.bias.detach()
+    return layer
+
+
+def test_semantic_boxes__factorised_is_concatenated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes, loss and gradients of A·feature + B·text are those of the layer over [feature; text],
+    which is given the text of each region's true category."""
+    detector = tiny_detector("ezsd")
+    assert detector.word_boxes is not None
+    torch.nn.init.normal_(detector.word_boxes.weight)
+    layer, context, seen = concatenated(detector), tiny_context("ezsd"), []
+    hook = detector.boxes.register_forward_hook(lambda _, given, __: seen.append(given[0].detach()))
+    boxes_lost, samples = [], []
+    from vildcli.detector import detector as module
+
+    kept, sample = module.box_loss, module.sample_regions
+    monkeypatch.setattr(module, "box_loss", lambda c, t: boxes_lost.append((c, t)) or kept(c, t))
+    monkeypatch.setattr(
+        module, "sample_regions", lambda *a, **k: samples.append(sample(*a, **k)) or samples[-1]
+    )
+    losses = losses_of(detector)
+    hook.remove()
+    labels = torch.cat([s.labels[s.foreground] for s in samples])
+    [features], [(codes, targets)] = seen, boxes_lost
+    expected = layer(torch.cat([features, context.text_embeddings[labels - 1]], 1))
+    assert len(labels) > 0
+    torch.testing.assert_close(codes, expected, atol=1e-5, rtol=1e-4)
+    losses["box"].backward()
+    kept(expected, targets).mean().backward()
+    found = torch.cat([detector.boxes.weight.grad, detector.word_boxes.weight.grad], 1)
+    torch.testing.assert_close(found, layer.weight.grad, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(detector.boxes.bias.grad, layer.bias.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_semantic_boxes__regions_keep_what_no_name_has_a_say_in() -> None:
+    detector, image = tiny_detector("ezsd").eval(), tiny_images()[0][:, :40, :50]
+    torch.nn.init.normal_(detector.boxes.weight)
+    assert detector.word_boxes is not None
+    [regions] = detector.regions([image], count=20)
+    assert regions.size == (50, 40)
+    assert regions.box_codes is not None
+    decoded = decode_boxes(
+        regions.box_codes, regions.proposals, BOX_CODE_WEIGHTS, clamp_shrinking=True
+    )
+    limit = torch.tensor([50.0, 40, 50, 40])
+    torch.testing.assert_close(
+        regions.boxes, decoded.clamp(min=0).minimum(limit), atol=1e-3, rtol=0
+    )
+    detector.word_boxes.weight.data.fill_(100)  # boxes and masks know no name yet
+    assert_same(detector.regions([image], count=20)[0], regions)
+    assert torch.equal(detector.scoring_head(0.5).word_boxes, detector.word_boxes.weight)
+    [plain] = tiny_detector("vild").eval().regions([image], count=20)
+    assert plain.box_codes is plain.size is None
+
+
+def test_learned_temperature__starts_at_the_encoders_and_moves() -> None:
+    detector = tiny_detector("ezsd")
+    assert detector.scoring_head(0.3).temperature == pytest.approx(0.01)
+    detector.start_at(0.1)
+    assert detector.scoring_head(0.3).temperature == pytest.approx(0.1)
+    losses_of(detector)["text"].backward()
+    assert detector.logit_scale.grad.abs() > 0
+    fixed = Detector(TINY, vary(SYSTEMS["ezsd"], {"learned_temperature": False}), WIDTH)
+    assert fixed.logit_scale is None
+    assert fixed.scoring_head(0.3).temperature == 0.3
+
+
+def test_seesaw__trains_two_logits_of_its_own() -> None:
+    torch.manual_seed(0)
+    detector = Detector(TINY, vary(SYSTEMS["ezsd"], {"class_loss": "seesaw"}), WIDTH).train()
+    assert detector.background.shape == (2, WIDTH)
+    context = replace(tiny_context("ezsd"), objects=torch.tensor([90.0, 3, 0]))
+    targets = [tiny_target(), tiny_target(1)]
+    losses = detector(tiny_images(), targets, context, None, generators())
+    losses["text"].mean().backward()
+    assert detector.background.grad.abs().sum(1).min() > 0
+    assert detector.scoring_head(1.0).background.shape == (2, WIDTH)
+
+
+def test_weighted_regions__weigh_within_an_image() -> None:
+    def distilled(*weights: float) -> Tensor:
+        given = tiny_distillation()
+        weighted = replace(given, weights=torch.tensor(weights)) if weights else given
+        detector = tiny_detector("ezsd").eval()
+        with torch.no_grad():
+            found = detector(
+                tiny_images(),
+                [tiny_target(), tiny_target(1)],
+                tiny_context("ezsd"),
+                [weighted, given],
+                generators(),
+            )
+        return found["distillation"].mean()
+
+    alike = distilled()
+    torch.testing.assert_close(distilled(0.3, 0.3, 0.9), alike)  # the third has no area
+    first, second = distilled(1, 0, 1), distilled(0, 1, 1)
+    torch.testing.assert_close((first + second) / 2, alike)
+    assert not torch.allclose(first, second)
+
+
+def test_vary__what_is_not_compared_with_words_has_nothing_to_vary() -> None:
+    assert vary(SYSTEMS["supervised"], {"class_loss": "softmax"}) == SYSTEMS["supervised"]
+    assert vary(SYSTEMS["vild"], {"semantic_boxes": True}).semantic_boxes
+    with pytest.raises(ModelError) as error:
+        vary(SYSTEMS["vild-image"], {"semantic_boxes": True, "learned_temperature": True})
+    assert str(error.value) == (
+        "vild-image is not trained against words, so it has no semantic boxes, learned temperature "
+        "to choose."
+    )
+    assert error.value.hint == "Leave it out, or train vild-text, vild, vild-ensemble or ezsd."
 
 
 def test_find_system__names_the_nearest() -> None:

@@ -12,7 +12,11 @@ from vildcli.detector.losses import (
     classifier_logits,
     distillation_loss,
     mask_loss,
+    objectness_logits,
+    region_weights,
+    seesaw_loss,
     text_loss,
+    word_logits,
 )
 
 Array = NDArray[np.float64]
@@ -122,6 +126,123 @@ def test_distillation_loss__nothing_valid_is_zero_with_a_gradient() -> None:
     assert loss.item() == 0
     assert student.grad is not None
     assert student.grad.abs().sum() == 0
+
+
+def test_distillation_loss__as_ezsd_published_it(rng: np.random.Generator) -> None:
+    """512 · mean over images' regions and dimensions of m · |e - v|, m of mean 1 in each image."""
+    width, counts = 512, (5, 3)
+    student = [unit(rng.normal(size=(n, width))) for n in counts]
+    teacher = [3 * rng.normal(size=(n, width)) for n in counts]
+    confidence = [rng.uniform(0.05, 1, n) for n in counts]
+    m = np.concatenate([c / c.mean() for c in confidence])
+    gaps = np.abs(np.concatenate(student) - unit(np.concatenate(teacher)))
+    expected = width * (m[:, None] * gaps).mean()
+    everything = [torch.ones(n, dtype=torch.bool) for n in counts]
+    weights = [region_weights(tensor(c), v) for c, v in zip(confidence, everything, strict=True)]
+    loss = distillation_loss(
+        tensor(np.concatenate(student)),
+        tensor(np.concatenate(teacher)),
+        torch.cat(everything),
+        weights=torch.cat(weights),
+    )
+    assert loss.mean().item() == pytest.approx(expected, rel=1e-5)
+    alike = distillation_loss(
+        tensor(np.concatenate(student)), tensor(np.concatenate(teacher)), torch.cat(everything)
+    )
+    assert alike.mean().item() != pytest.approx(expected, rel=1e-3)
+
+
+def test_region_weights__mean_1_over_what_is_valid() -> None:
+    valid = torch.tensor([True, True, False, True])
+    weights = region_weights(torch.tensor([1.0, 0.5, 0.9, 0.3]), valid)
+    torch.testing.assert_close(weights, torch.tensor([1.0, 0.5, 0.0, 0.3]) / 0.6)
+    assert region_weights(None, valid).tolist() == [1, 1, 0, 1]
+    assert region_weights(torch.ones(4), ~valid & valid).tolist() == [0, 0, 0, 0]
+    assert region_weights(torch.zeros(0), valid[:0]).tolist() == []
+
+
+def seesaw(logits: Array, labels: Array, counts: Array, p: float, q: float) -> float:
+    """Sum over the objects of -log(e^zi / Σj Sij e^zj), category by category (Wang et al.)."""
+    total = 0.0
+    for z, i in zip(logits, labels, strict=True):
+        share = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+        bottom = 0.0
+        for j in range(len(z)):
+            fewer = min(1.0, counts[j] / counts[i]) ** p
+            surer = max(1.0, share[j] / max(share[i], 1e-2)) ** q
+            bottom += np.exp(z[j]) * (1.0 if i == j else fewer * surer)
+        total += -np.log(np.exp(z[i]) / bottom)
+    return total
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.8, 2.0), (0.8, 0.0), (0.0, 2.0), (0.0, 0.0)])
+def test_seesaw_loss__category_by_category(p: float, q: float, rng: np.random.Generator) -> None:
+    labels = np.array([0, 3, 1, 2, 0, 3, 3, 1])
+    logits, objectness = rng.normal(size=(8, 3)) * 2, rng.normal(size=(8, 2))
+    counts = np.array([400.0, 20.0, 3.0])
+    own = -log_softmax(objectness)[np.arange(8), (labels > 0).astype(int)].sum()
+    seen = labels > 0
+    expected = (own + seesaw(logits[seen], labels[seen] - 1, counts, p, q)) / 8
+    loss = seesaw_loss(
+        tensor(logits),
+        tensor(objectness),
+        torch.from_numpy(labels),
+        torch.ones(3, dtype=torch.bool),
+        tensor(counts),
+        mitigation=p,
+        compensation=q,
+    )
+    assert loss.mean().item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_seesaw_loss__published_exponents_novel_ones_left_out(rng: np.random.Generator) -> None:
+    labels, is_base = np.array([1, 3, 0]), np.array([True, False, True, True])
+    logits, objectness = rng.normal(size=(3, 4)) * 2, rng.normal(size=(3, 2))
+    counts = np.array([9.0, 0.0, 90.0, 0.0])  # a category without any counts as one with 1
+    kept = np.delete(logits, 1, axis=1)
+    own = -log_softmax(objectness)[np.arange(3), (labels > 0).astype(int)].sum()
+    of_objects = seesaw(kept[:2], np.array([0, 1]), np.array([9.0, 90.0, 1.0]), 0.8, 2.0)
+    loss = seesaw_loss(
+        tensor(logits).requires_grad_(),
+        tensor(objectness),
+        torch.from_numpy(labels),
+        torch.from_numpy(is_base),
+        tensor(counts),
+    )
+    assert loss.mean().item() == pytest.approx((own + of_objects) / 3, rel=1e-5)
+
+
+def test_seesaw_loss__weights_have_no_gradient_and_no_objects_no_loss() -> None:
+    logits = torch.randn(4, 3, requires_grad=True)
+    objectness = torch.randn(4, 2, requires_grad=True)
+    nothing = torch.zeros(4, dtype=torch.int64)
+    base, counts = torch.ones(3, dtype=torch.bool), torch.ones(3)
+    loss = seesaw_loss(logits, objectness, nothing, base, counts).mean()
+    loss.backward()
+    assert loss.item() == pytest.approx(
+        torch.nn.functional.cross_entropy(objectness, nothing).item()
+    )
+    assert logits.grad is not None
+    assert logits.grad.abs().sum() == 0
+    none = seesaw_loss(logits[:0], objectness[:0], nothing[:0], base, counts)
+    assert none.mean().item() == 0
+
+
+def test_free_background__its_length_counts() -> None:
+    regions, texts = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    logits = class_logits(regions, texts, torch.tensor([3.0, 4.0]), 0.5, free_background=True)
+    torch.testing.assert_close(logits, torch.tensor([[6.0, 0.0]]))
+
+
+def test_objectness_has_no_temperature() -> None:
+    regions = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    background = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    torch.testing.assert_close(
+        objectness_logits(regions, background), torch.tensor([[3.0, 0.0], [5.0, 0.8]])
+    )
+    torch.testing.assert_close(
+        word_logits(regions, background[1:], torch.tensor(0.5)), torch.tensor([[0.0], [1.6]])
+    )
 
 
 def test_box_loss__huber_over_the_coordinates_of_positives(rng: np.random.Generator) -> None:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vildcli.detector.scoring import Fusion, ScoringHead, fuse, score_regions
+from vildcli.detector.boxes import BOX_CODE_WEIGHTS, decode_boxes
+from vildcli.detector.scoring import Fusion, ScoringHead, fuse, named_boxes, score_regions
+from vildcli.types import Regions
 
 CATEGORIES, WIDTH, REGIONS = 5, 16, 7
 IS_BASE = torch.tensor([True, False, True, True, False])
@@ -116,3 +118,80 @@ def test_objectness__takes_its_share_of_the_score() -> None:
     np.testing.assert_allclose(found.fused.numpy(), expected, rtol=1e-5)
     assert found.image is not None
     assert torch.equal(found.image, plain)  # the side's own factor is kept as it is
+
+
+def test_seesaw__a_softmax_of_the_words_times_the_share_of_objects() -> None:
+    two = 3 * units(2, WIDTH, seed=4)
+    scores = score_regions(
+        TEXT_SIDE, None, TEXTS, IS_BASE, ScoringHead(two, 0.1, 0.1, Fusion("text"))
+    )
+    side = TEXT_SIDE.double().numpy()
+    object_share = softmax(side @ two.double().numpy().T)
+    words = softmax(side @ TEXTS.double().numpy().T / 0.1)
+    np.testing.assert_allclose(scores.fused, words * object_share[:, 1:], rtol=1e-4)
+    every = np.concatenate([object_share[:, :1], words * object_share[:, 1:]], 1)
+    assert scores.best is not None
+    assert scores.best.tolist() == (every.argmax(1) - 1).tolist()
+
+
+def test_free_background__its_length_counts() -> None:
+    free = ScoringHead(BACKGROUND, 0.1, 0.1, Fusion("text"), free_background=True)
+    scores = score_regions(TEXT_SIDE, None, TEXTS, IS_BASE, free)
+    columns = np.vstack([BACKGROUND.double().numpy(), TEXTS.double().numpy()])
+    expected = softmax(TEXT_SIDE.double().numpy() @ columns.T / 0.1)[:, 1:]
+    np.testing.assert_allclose(scores.fused, expected, rtol=1e-4)
+    unit = score_regions(TEXT_SIDE, None, TEXTS, IS_BASE, head("text"))
+    assert not torch.allclose(unit.fused, scores.fused)
+
+
+def moved_regions() -> tuple[Regions, ScoringHead, Tensor]:
+    """Regions of an image of 200 x 100, a head whose names move boxes, and what it moves by."""
+    generator = torch.Generator().manual_seed(5)
+    corners = torch.rand(REGIONS, 2, generator=generator) * torch.tensor([120.0, 50])
+    proposals = torch.cat([corners, corners + 40], 1)
+    codes = torch.randn(REGIONS, 4, generator=generator)
+    own = decode_boxes(codes, proposals, BOX_CODE_WEIGHTS)
+    masks = torch.zeros(REGIONS, 28, 28, dtype=torch.uint8)
+    objectness = torch.ones(REGIONS)
+    regions = Regions(
+        own, proposals, objectness, masks, TEXT_SIDE, None, box_codes=codes, size=(200, 100)
+    )
+    by_words = torch.randn(4, WIDTH, generator=generator)
+    return (
+        regions,
+        ScoringHead(BACKGROUND, 0.1, 0.1, Fusion("text"), word_boxes=by_words),
+        by_words,
+    )
+
+
+def test_named_boxes__follow_the_likeliest_name_and_none_where_it_is_background() -> None:
+    regions, semantic, by_words = moved_regions()
+    background = BACKGROUND / BACKGROUND.norm()
+    sides = torch.stack([*TEXTS, background, (TEXTS[0] + 0.5 * TEXTS[1])])  # 5 is background
+    regions = Regions(
+        **{
+            **{name: getattr(regions, name) for name in Regions.__slots__},
+            "text_side": torch.nn.functional.normalize(sides, dim=-1),
+        }
+    )
+    scores = score_regions(regions.text_side, None, TEXTS, IS_BASE, semantic)
+    assert scores.best is not None
+    assert scores.best.tolist() == [0, 1, 2, 3, 4, -1, 0]
+    found = named_boxes(regions, scores, TEXTS, semantic)
+    assert torch.equal(found[5], regions.boxes[5])  # bit by bit: the zero vector moves nothing
+    for row, word in ((0, 0), (4, 4), (6, 0)):
+        # As published: one linear layer over [feature; text], whose text columns B are.
+        codes = regions.box_codes[row] + by_words @ TEXTS[word]
+        expected = decode_boxes(codes, regions.proposals[row], BOX_CODE_WEIGHTS)
+        limit = torch.tensor([200.0, 100, 200, 100])
+        torch.testing.assert_close(found[row], expected.clamp(min=0).minimum(limit))
+        assert not torch.allclose(found[row], regions.boxes[row])
+
+
+def test_named_boxes__are_the_regions_own_in_other_systems() -> None:
+    regions, semantic, _ = moved_regions()
+    plain = head("text")
+    scores = score_regions(regions.text_side, None, TEXTS, IS_BASE, plain)
+    assert named_boxes(regions, scores, TEXTS, plain) is regions.boxes
+    no_names = score_regions(regions.text_side, None, TEXTS[:0], IS_BASE[:0], semantic)
+    assert named_boxes(regions, no_names, TEXTS[:0], semantic) is regions.boxes

@@ -32,11 +32,17 @@ _OF_RECIPE = (
     "repeat_threshold",
     "copy_paste",
     "checkpoint_every",
+    "distilled_regions",
+    "redrawn_regions",
+    "region_weights",
+    "class_loss",
 )
+# Options that change the system's row, by the row's own names.
+_OF_SYSTEM = ("semantic_boxes", "learned_temperature", "free_background")
 
 
 _GROUPS = {
-    "What is trained": ("system", "backbone", "init", "finetune_classifier"),
+    "What is trained": ("system", *_OF_SYSTEM, "backbone", "init", "finetune_classifier"),
     "Data": ("annotations", "images", "base", "drop_degenerate", "val", "val_images"),
     "Words and teacher": (
         "teacher",
@@ -88,6 +94,22 @@ def _show_systems(ctx: click.Context, parameter: click.Parameter, value: bool) -
     is_flag=True,
     help="Learn only --init's text embeddings, for these annotations.",
 )
+@click.option(
+    "--semantic-boxes/--plain-boxes",
+    default=None,
+    help="Whether boxes depend on the name (EZSD).",
+)
+@click.option(
+    "--learn-temperature/--fixed-temperature",
+    "learned_temperature",
+    default=None,
+    help="Whether τ is learned, from the encoder's on.",
+)
+@click.option(
+    "--free-background/--unit-background",
+    default=None,
+    help="Whether the background embedding's length counts.",
+)
 @click.option("--train", "annotations", type=_FILE, required=True, help="COCO or LVIS JSON.")
 @click.option("--images", type=_FOLDER, required=True, help="Folder of its images.")
 @click.option("--base", help="Base categories: coco-48, lvis-866, all, a file. [default: not rare]")
@@ -123,6 +145,28 @@ def _show_systems(ctx: click.Context, parameter: click.Parameter, value: bool) -
     "min_visible",
     type=click.FloatRange(0, 1),
     help="Share of a region left after cropping, below which it is not distilled.",
+)
+@click.option(
+    "--distill-regions",
+    "distilled_regions",
+    type=click.IntRange(min=1),
+    help="Of an image, besides its ground truth in the cache.",
+)
+@click.option(
+    "--redraw-regions/--all-regions",
+    "redrawn_regions",
+    default=None,
+    help="Draw as many of those with replacement, anew each time.",
+)
+@click.option(
+    "--region-weights/--equal-regions",
+    default=None,
+    help="Whether the weights of a teacher cache count.",
+)
+@click.option(
+    "--class-loss",
+    type=click.Choice(["softmax", "seesaw"]),
+    help="seesaw (0.8, 2) is for long tails.",
 )
 @click.option("--novel-logits", type=click.Choice(["zero", "masked"]), help="In the softmax.")
 @click.option("--clip-norm", type=float, help="Limit of the gradient's norm.")
@@ -177,9 +221,15 @@ def command(
         raise click.UsageError("Give --system, or --finetune-classifier with --init MODEL.")
     given = {name: options.pop(name) for name in _OF_RECIPE}
     overrides = {name: value for name, value in given.items() if value is not None}
+    given = {name: options.pop(name) for name in _OF_SYSTEM}
+    variation = {name: value for name, value in given.items() if value is not None}
     options["system"] = options["system"] or ""
     chosen = TrainingOptions(
-        train=annotations, architecture=backbone, overrides=overrides, **options
+        train=annotations,
+        architecture=backbone,
+        overrides=overrides,
+        variation=variation,
+        **options,
     )
     (_finetune if finetune_classifier else _train)(chosen, out, force)
 

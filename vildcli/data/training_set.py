@@ -61,6 +61,21 @@ class Augmentation:
     min_visible: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """Which of the teacher's regions of an image are distilled.
+
+    Attributes:
+        count: the first in stored order; ground truth that the cache holds comes on top.
+        redrawn: as many are drawn from those, with replacement.
+        weighted: whether the cache's weights count, where it has any.
+    """
+
+    count: int = MAX_DISTILLED
+    redrawn: bool = False
+    weighted: bool = True
+
+
 class TrainingSet(Dataset[Example]):
     """Indexed by `ExampleKey`: a key always gives the same example, so runs resume exactly."""
 
@@ -73,6 +88,7 @@ class TrainingSet(Dataset[Example]):
         *,
         seed: int,
         teacher: TeacherCache | None,
+        taught: Taught = Taught(),
     ) -> None:
         """Keep what may be trained on.
 
@@ -82,7 +98,7 @@ class TrainingSet(Dataset[Example]):
         """
         self.path, self.images, self.folder = annotations.path, annotations.images, images
         self.columns, self.augmentation, self.seed = columns, augmentation, seed
-        self.teacher = teacher
+        self.teacher, self.taught = teacher, taught
         self._objects = PackedObjects(
             [
                 a
@@ -104,9 +120,9 @@ class TrainingSet(Dataset[Example]):
         epoch, row, copy = ExampleKey(*key)
         generator = seeded_generator(self.seed, epoch, row, copy)
         image_id = self.images[row].id
-        regions, embeddings = torch.zeros(0, 4), None
+        regions, embeddings, weights = torch.zeros(0, 4), None, None
         if self.teacher is not None:
-            regions, embeddings = (t[:MAX_DISTILLED] for t in self.teacher[image_id])
+            regions, embeddings, weights = self._distilled(self.teacher, image_id, generator)
         views = self._views(row, regions, generator)
         if self.augmentation.copy_paste:
             donor = int(torch.randint(len(self), (), generator=generator))
@@ -115,8 +131,25 @@ class TrainingSet(Dataset[Example]):
         target = Target(*(t[:MAX_OBJECTS] for t in objects))
         distillation = None
         if embeddings is not None:
-            distillation = Distillation(views.regions, embeddings, views.valid)
+            distillation = Distillation(views.regions, embeddings, views.valid, weights)
         return Example(image_id, views.image, target, distillation)
+
+    def _distilled(
+        self, teacher: TeacherCache, image_id: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Boxes, embeddings and weights of the regions of an image that are distilled."""
+        boxes, embeddings = teacher[image_id]
+        is_true, weights = teacher.is_true(image_id), None
+        if self.taught.weighted:
+            weights = teacher.weights(image_id)
+        if is_true is None:
+            is_true = torch.zeros(len(boxes), dtype=torch.bool)
+        others = torch.where(~is_true)[0][: self.taught.count]
+        if self.taught.redrawn and len(others):
+            drawn = torch.randint(len(others), (self.taught.count,), generator=generator)
+            others = others[drawn]
+        rows = torch.cat([torch.where(is_true)[0], others])
+        return boxes[rows], embeddings[rows], None if weights is None else weights[rows]
 
     def _views(self, row: int, regions: Tensor, generator: torch.Generator) -> Views:
         """An image on its canvas with the objects that the crop leaves."""

@@ -10,6 +10,7 @@ neither knows a vocabulary beyond the text embeddings it is handed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -31,6 +32,7 @@ from vildcli.detector.heads import (
     RegionPooler,
     box_regression,
     class_regression,
+    word_box_regression,
 )
 from vildcli.detector.losses import (
     LossParts,
@@ -39,7 +41,11 @@ from vildcli.detector.losses import (
     classifier_logits,
     distillation_loss,
     mask_loss,
+    objectness_logits,
+    region_weights,
+    seesaw_loss,
     text_loss,
+    word_logits,
 )
 from vildcli.detector.proposals import ProposalHead, proposal_losses, select_proposals
 from vildcli.detector.sampling import SampledRegions, sample_regions
@@ -61,6 +67,7 @@ class TrainingContext:
         mask_regions: foreground regions an image that train the mask head.
         novel_logits: `zero` or `masked`, see `text_loss`.
         distillation: `l1` or `l2`, see `distillation_loss`.
+        objects: [C] how many of each category an epoch shows, for Seesaw loss alone.
     """
 
     text_embeddings: Tensor
@@ -71,6 +78,7 @@ class TrainingContext:
     mask_regions: int = 128
     novel_logits: Literal["zero", "masked"] = "zero"
     distillation: Literal["l1", "l2"] = "l1"
+    objects: Tensor | None = None
 
 
 class Detector(nn.Module):
@@ -97,13 +105,21 @@ class Detector(nn.Module):
         self.mask_head = MaskHead(architecture)
         self.background: nn.Parameter | None = None
         if system.text_side == "student":
-            self.background = nn.Parameter(torch.randn(embedding_width) * 0.01)
+            shape = (2, embedding_width) if system.class_loss == "seesaw" else (embedding_width,)
+            self.background = nn.Parameter(torch.randn(shape) * 0.01)
         self.classifier = class_regression(architecture, classes) if closed else None
         # Where the text embeddings themselves are being fine-tuned, [C, D]; else the context's.
         self.learned_words: nn.Parameter | None = None
         self.image_head: RegionHead | None = None
         if system.text_side and system.image_side == "student":
             self.image_head = RegionHead(architecture, embedding_width)
+        self.word_boxes: nn.Linear | None = None
+        if system.semantic_boxes:
+            self.word_boxes = word_box_regression(embedding_width)
+        # log 1/τ; None where τ is the text encoder's.
+        self.logit_scale: nn.Parameter | None = None
+        if system.learned_temperature:
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(100.0)))
         # Measured on CPU: a training step a third faster, the masks' transposed convolution 8x.
         self.to(memory_format=torch.channels_last)
 
@@ -161,25 +177,40 @@ class Detector(nn.Module):
             features, embeddings = features[~is_distilled], embeddings[~is_distilled]
         elif distilled and self.image_head is not None:
             _, student = self.image_head(self.box_pool(pyramid, distilled))
-        losses = {"box": self._box_loss(features, sampled, targets)}
+        losses = {"box": self._box_loss(features, sampled, targets, context)}
         if self.system.text_side:
             labels = torch.cat([s.labels for s in sampled])
-            logits = self._class_logits(embeddings, context)
-            losses["text"] = text_loss(logits, labels, context.is_base, context.novel_logits)
+            losses["text"] = self._class_loss(embeddings, labels, context)
         if distillation:
-            wanted = torch.cat([d.embeddings for d in distillation])
-            valid = torch.cat([d.valid for d in distillation])
-            losses["distillation"] = distillation_loss(student, wanted, valid, context.distillation)
+            losses["distillation"] = _distillation_loss(student, distillation, context)
         return losses
 
-    def _class_logits(self, embeddings: Tensor, context: TrainingContext) -> Tensor:
+    def _class_loss(
+        self, embeddings: Tensor, labels: Tensor, context: TrainingContext
+    ) -> LossParts:
         if self.classifier is not None:
-            return classifier_logits(embeddings, self.classifier_rows())
+            logits = classifier_logits(embeddings, self.classifier_rows())
+            return text_loss(logits, labels, context.is_base, context.novel_logits)
         assert self.background is not None, "a text side is trained with background"
         words = context.text_embeddings
+        temperature: float | Tensor = context.temperature
+        if self.logit_scale is not None:
+            temperature = (-self.logit_scale).exp()
         if self.learned_words is not None:
             words = normalize(self.learned_words, dim=-1)
-        return class_logits(embeddings, words, self.background, context.temperature)
+        if self.system.class_loss == "seesaw":
+            assert context.objects is not None, "Seesaw loss weighs by the number of objects"
+            logits = word_logits(embeddings, words, temperature)
+            objectness = objectness_logits(embeddings, self.background)
+            return seesaw_loss(logits, objectness, labels, context.is_base, context.objects)
+        free = self.system.free_background
+        logits = class_logits(embeddings, words, self.background, temperature, free_background=free)
+        return text_loss(logits, labels, context.is_base, context.novel_logits)
+
+    def start_at(self, temperature: float) -> None:
+        """Start a learned τ at that of the text encoder."""
+        if self.logit_scale is not None:
+            nn.init.constant_(self.logit_scale, -math.log(temperature))
 
     def classifier_rows(self) -> Tensor:
         """The closed set's weights [1 + C, fc_width + 1], background first, bias last."""
@@ -187,24 +218,44 @@ class Detector(nn.Module):
         return torch.cat([self.classifier.weight, self.classifier.bias[:, None]], 1)
 
     def scoring_head(self, temperature: float) -> ScoringHead:
-        """What scores this detector's regions, on the CPU. τ is 1 in a closed set."""
+        """What scores this detector's regions, on the CPU.
+
+        Args:
+            temperature: τ of the text encoder, 1 in a closed set; unused where τ was learned.
+        """
         background = self.background if self.classifier is None else self.classifier_rows()[0]
-        kept = None if background is None else background.detach().cpu()
-        return ScoringHead(kept, temperature, temperature, Fusion(self.system.fusion))
+        if self.logit_scale is not None:
+            temperature = math.exp(-self.logit_scale.item())
+        return ScoringHead(
+            None if background is None else background.detach().cpu(),
+            temperature,
+            temperature,
+            Fusion(self.system.fusion),
+            free_background=self.system.free_background,
+            word_boxes=None if self.word_boxes is None else self.word_boxes.weight.detach().cpu(),
+        )
 
     @property
     def device(self) -> torch.device:
         return self.boxes.weight.device
 
     def _box_loss(
-        self, features: Tensor, sampled: list[SampledRegions], targets: Sequence[Target]
+        self,
+        features: Tensor,
+        sampled: list[SampledRegions],
+        targets: Sequence[Target],
+        context: TrainingContext,
     ) -> LossParts:
         foreground = torch.cat([s.foreground for s in sampled])
         wanted = [
             encode_boxes(t.boxes[s.truth[s.foreground]], s.boxes[s.foreground], BOX_CODE_WEIGHTS)
             for s, t in zip(sampled, targets, strict=True)
         ]
-        return box_loss(self.boxes(features[foreground]).float(), torch.cat(wanted))
+        codes = self.boxes(features[foreground])
+        if self.word_boxes is not None:  # of the true category; the background has no box
+            labels = torch.cat([s.labels for s in sampled])[foreground]
+            codes = codes + self.word_boxes(context.text_embeddings[labels - 1])
+        return box_loss(codes.float(), torch.cat(wanted))
 
     def _mask_loss(
         self,
@@ -303,6 +354,7 @@ class Detector(nn.Module):
         ]
         text_side = embeddings if self.system.text_side else None
         image_side = image_embeddings if self.system.text_side else embeddings
+        kept_codes = codes if self.word_boxes is not None else None
         return [
             _regions_of_image(*of_image)
             for of_image in zip(
@@ -312,12 +364,13 @@ class Detector(nn.Module):
                 masks,
                 _split(text_side, counts),
                 _split(image_side, counts),
+                _split(kept_codes, counts),
                 strict=True,
             )
         ]
 
     def _decode(self, codes: Tensor, references: Tensor) -> Tensor:
-        clamp = self.architecture.clamp_shrinking
+        clamp = self.architecture.clamp_shrinking or self.word_boxes is not None
         return decode_boxes(codes, references, BOX_CODE_WEIGHTS, clamp_shrinking=clamp)
 
     def _masks(self, pyramid: list[Tensor], boxes: Tensor) -> Tensor:
@@ -338,6 +391,18 @@ def mask_targets(masks: Tensor, truth: Tensor, boxes: Tensor) -> Tensor:
     rois = torch.cat([truth[:, None].to(boxes), boxes], 1)
     cut: Tensor = roi_align(masks[:, None].float(), rois, MASK_SIZE, sampling_ratio=2, aligned=True)
     return (cut[:, 0] >= 0.5).float()
+
+
+def _distillation_loss(
+    student: Tensor, distillation: Sequence[Distillation], context: TrainingContext
+) -> LossParts:
+    """Of the student's embeddings of all images' regions, in order."""
+    wanted = torch.cat([d.embeddings for d in distillation])
+    valid = torch.cat([d.valid for d in distillation])
+    weights = None
+    if any(d.weights is not None for d in distillation):
+        weights = torch.cat([region_weights(d.weights, d.valid) for d in distillation])
+    return distillation_loss(student, wanted, valid, context.distillation, weights)
 
 
 def _marks(first: list[int], second: list[int]) -> Tensor:
@@ -372,9 +437,11 @@ def _regions_of_image(
     masks: Tensor,
     text_side: Tensor | None,
     image_side: Tensor | None,
+    codes: Tensor | None,
 ) -> Regions:
     solid = (boxes[:, 2:] - boxes[:, :2]).min(1).values > 0
     sides = [s[solid].half().cpu() if s is not None else None for s in (text_side, image_side)]
+    height, width = canvas.original
     return Regions(
         boxes=canvas.to_original(boxes[solid]).cpu(),
         proposals=canvas.to_original(proposals[0][solid]).cpu(),
@@ -382,4 +449,6 @@ def _regions_of_image(
         masks=(masks[solid] * 255).round().to(torch.uint8).cpu(),
         text_side=sides[0],
         image_side=sides[1],
+        box_codes=None if codes is None else codes[solid].cpu(),
+        size=None if codes is None else (width, height),
     )

@@ -99,6 +99,17 @@ def box_regression(architecture: Architecture) -> nn.Linear:
     return layer
 
 
+def word_box_regression(embedding_width: int) -> nn.Linear:
+    """Text embeddings [M, D] to what they add to box codes [M, 4] (EZSD).
+
+    Beside `box_regression` it is the linear layer over [feature; text] that was published: the
+    layer's columns of the feature, and those of the text.
+    """
+    layer = nn.Linear(embedding_width, 4, bias=False)
+    nn.init.normal_(layer.weight, std=0.001)
+    return layer
+
+
 def class_regression(architecture: Architecture, classes: int) -> nn.Linear:
     """FC features [M, fc_width] to logits [M, 1 + C] of a closed set, background first."""
     layer = nn.Linear(architecture.fc_width, 1 + classes)

@@ -1,6 +1,7 @@
 """Region and text embeddings to scores: softmaxes, and the fusion of two sides (ViLD §3.4). Pure.
 
-Shapes: R regions, C categories, D embedding width. All softmaxes run in float32.
+Where names have a say in boxes (EZSD), to boxes too. Shapes: R regions, C categories, D embedding
+width. All softmaxes run in float32.
 """
 
 from __future__ import annotations
@@ -11,7 +12,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vildcli.detector.losses import class_logits, classifier_logits
+from vildcli.detector.boxes import BOX_CODE_WEIGHTS, decode_boxes
+from vildcli.detector.losses import (
+    class_logits,
+    classifier_logits,
+    objectness_logits,
+    word_logits,
+)
+from vildcli.types import Regions
 
 # Exponent of the text side for base categories; novel ones get 1 minus it.
 BASE_TEXT_WEIGHT = 2.0 / 3.0
@@ -42,11 +50,14 @@ class Scores:
         fused: [R, C]; not renormalised, rows need not add up to 1.
         text: [R, C] softmax with background, background dropped; None where there is no text side.
         image: [R, C] softmax without background; None where there is no image side.
+        best: [R] column that the text side finds likeliest, -1 where that is the background; None
+            where there is no text side.
     """
 
     fused: Tensor
     text: Tensor | None
     image: Tensor | None
+    best: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +65,22 @@ class ScoringHead:
     """What scoring needs of a model besides the region embeddings.
 
     Attributes:
-        background: [D] learned embedding, or a closed set's weights of it; None for systems
-            without a text side.
+        background: [D] learned embedding, or a closed set's weights of it; [2, D] the weights of
+            background and object, where Seesaw loss told them apart; None for systems without a
+            text side.
         temperature: τ of the text side: logits are cosine / τ.
         image_temperature: τ of the image side.
+        free_background: whether the length of the background embedding counts.
+        word_boxes: [4, D] what a text embedding adds to a region's box code; None where names have
+            no say in boxes.
     """
 
     background: Tensor | None
     temperature: float
     image_temperature: float
     fusion: Fusion
+    free_background: bool = False
+    word_boxes: Tensor | None = None
 
 
 def score_regions(
@@ -84,16 +101,39 @@ def score_regions(
         is_base: [C] bool.
         objectness: [R] in 0-1; needed where the fusion gives it weight.
     """
-    text = image = None
+    text = image = best = None
     if text_side is not None and head.fusion.kind != "image":
-        text = _text_logits(text_side, text_embeddings, head).softmax(-1)[:, 1:]
+        shares = _text_shares(text_side, text_embeddings, head)
+        text, best = shares[:, 1:], shares.argmax(-1) - 1
     if image_side is not None and head.fusion.kind != "text":
         image = (image_side.float() @ text_embeddings.T / head.image_temperature).softmax(-1)
     fused = fuse(text, image, is_base, head.fusion)
     if weight := head.fusion.objectness_weight:
         assert objectness is not None, "this fusion asks for objectness"
         fused = fused ** (1 - weight) * objectness[:, None] ** weight
-    return Scores(fused, text, image)
+    return Scores(fused, text, image, best)
+
+
+def named_boxes(
+    regions: Regions, scores: Scores, text_embeddings: Tensor, head: ScoringHead
+) -> Tensor:
+    """Final boxes [R, 4] of regions whose names are known, original image frame.
+
+    The box of a region follows the name that its text side finds likeliest among all that were
+    scored (EZSD: one box a region, whatever its labels), and is the regions' own where that is the
+    background, or where names have no say in boxes.
+    """
+    if head.word_boxes is None or regions.box_codes is None:
+        return regions.boxes
+    assert scores.best is not None, "names move boxes by the text side"
+    assert regions.size is not None, "box codes go with the size of the image"
+    if not len(text_embeddings):
+        return regions.boxes
+    words = text_embeddings[scores.best.clamp(min=0)]
+    codes = regions.box_codes + words @ head.word_boxes.T
+    boxes = decode_boxes(codes, regions.proposals, BOX_CODE_WEIGHTS, clamp_shrinking=True)
+    boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([*regions.size] * 2))
+    return torch.where(scores.best[:, None] < 0, regions.boxes, boxes)
 
 
 def free_side(
@@ -124,13 +164,25 @@ def attribute_scores(side: Tensor, values: Tensor, temperature: float) -> Tensor
     return (side.float() @ values.T / temperature).softmax(-1)
 
 
-def _text_logits(text_side: Tensor, text_embeddings: Tensor, head: ScoringHead) -> Tensor:
+def _text_shares(text_side: Tensor, text_embeddings: Tensor, head: ScoringHead) -> Tensor:
     """[R, 1 + C], background first."""
     assert head.background is not None, "a text side is scored with background"
-    background = head.background.float()
+    background, side = head.background.float(), text_side.float()
     if head.fusion.kind == "classifier":
-        return classifier_logits(text_side, torch.cat([background[None], text_embeddings]))
-    return class_logits(text_side.float(), text_embeddings, background, head.temperature)
+        logits = classifier_logits(side, torch.cat([background[None], text_embeddings]))
+    elif background.ndim == 2:
+        shares = objectness_logits(side, background).softmax(-1)
+        of_objects = word_logits(side, text_embeddings, head.temperature).softmax(-1)
+        return torch.cat([shares[:, :1], shares[:, 1:] * of_objects], 1)
+    else:
+        logits = class_logits(
+            side,
+            text_embeddings,
+            background,
+            head.temperature,
+            free_background=head.free_background,
+        )
+    return logits.softmax(-1)
 
 
 def fuse(text: Tensor | None, image: Tensor | None, is_base: Tensor, fusion: Fusion) -> Tensor:

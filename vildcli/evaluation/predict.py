@@ -7,7 +7,7 @@ categories: unlike labelling, which gives a region one name and scores it in a c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from torchvision.ops import batched_nms
 from vildcli.data.images import read_image
 from vildcli.data.lvis import AnnotatedImage, AnnotationSet
 from vildcli.detector.postprocess import top_detections
-from vildcli.detector.scoring import ScoringHead, score_regions
+from vildcli.detector.scoring import ScoringHead, named_boxes, score_regions
 from vildcli.errors import DataError
 from vildcli.evaluation.lvis import FIXED_DETECTIONS, MAX_DETECTIONS, best_of_categories
 from vildcli.evaluation.predictions import Predictions, concatenate
@@ -29,7 +29,8 @@ from vildcli.types import Regions
 
 NMS_IOU = 0.5
 
-# Told of each image: what it is, its regions, and their scores [R, C] by scorer.
+# Told of each image: what it is, its regions (boxes as the first scorer has them), and their scores
+# [R, C] by scorer.
 Watcher = Callable[[AnnotatedImage, Regions, Mapping[str, Tensor]], None]
 
 
@@ -42,16 +43,21 @@ class Scorer:
 
     def scores(self, regions: Regions) -> Tensor:
         """[R, C] in 0-1."""
+        return self.named(regions)[0]
+
+    def named(self, regions: Regions) -> tuple[Tensor, Tensor]:
+        """Scores [R, C] in 0-1, and boxes [R, 4], which names may have a say in."""
         bank = self.bank
-        fused = score_regions(
+        scores = score_regions(
             regions.text_side,
             regions.image_side,
             bank.text_embeddings,
             bank.is_base,
             self.head,
             regions.objectness,
-        ).fused
-        return fused[:, : len(bank.category_ids)]
+        )
+        boxes = named_boxes(regions, scores, bank.text_embeddings, self.head)
+        return scores.fused[:, : len(bank.category_ids)], boxes
 
 
 class Collection(Protocol):
@@ -154,17 +160,22 @@ def predict(
     kept = collections or {name: BestOfImages() for name in scorers}
     for info in annotations.images:
         regions = detector(_pixels(info, images))
-        scores = {name: scorer.scores(regions) for name, scorer in scorers.items()}
+        named = {name: scorer.named(regions) for name, scorer in scorers.items()}
+        scores = {name: found for name, (found, _) in named.items()}
         pasted: dict[int, dict[str, Any]] = {}
         for name, scorer in scorers.items():
-            rows, columns = kept[name].choose(regions.boxes, scores[name])
+            boxes = named[name][1]
+            rows, columns = kept[name].choose(boxes, scores[name])
             best = scores[name][rows, columns]
             if masks:
                 _paste(regions, rows.tolist(), info, pasted)
             ids = scorer.bank.category_ids[columns]
-            kept[name].add(_predictions(info, regions, rows, ids, best, pasted if masks else None))
+            kept[name].add(
+                _predictions(info, boxes[rows], rows, ids, best, pasted if masks else None)
+            )
         if watch is not None:
-            watch(info, regions, scores)
+            boxes = next((boxes for _, boxes in named.values()), regions.boxes)
+            watch(info, replace(regions, boxes=boxes), scores)
         advance()
     return {name: kept[name].all() for name in scorers}
 
@@ -192,18 +203,18 @@ def _paste(
 
 def _predictions(
     info: AnnotatedImage,
-    regions: Regions,
+    boxes: Tensor,
     rows: Tensor,
     category_ids: Tensor,
     scores: Tensor,
     pasted: Mapping[int, dict[str, Any]] | None,
 ) -> Predictions:
-    corners = regions.boxes[rows].double().numpy()
-    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    corners = boxes.double().numpy()
+    sides = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     return Predictions(
         np.full(len(rows), info.id, np.int64),
         category_ids.numpy().astype(np.int64),
-        boxes,
+        sides,
         scores.double().numpy(),
         None if pasted is None else [pasted[row] for row in rows.tolist()],
     )

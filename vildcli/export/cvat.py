@@ -155,7 +155,7 @@ def _polygon(label: LabelRecord, image: ImageRecord) -> tuple[str, Mapping[str, 
 
 def _mask(label: LabelRecord, image: ImageRecord) -> tuple[str, Mapping[str, object]]:
     """CVAT's run lengths go along the rows of a crop, and begin with pixels not set."""
-    crop, (left, top) = object_mask(label.mask, label.box, image.height, image.width)
+    crop, (left, top) = object_mask(label.mask, label.mask_box, image.height, image.width)
     height, width = crop.shape
     rle = ", ".join(map(str, run_lengths(crop.T, (0, 0), width, height)))
     return "mask", {"rle": rle, "left": left, "top": top, "width": width, "height": height}

@@ -128,7 +128,7 @@ def _detection(
         "image_score": label.image_score,
         "objectness": label.objectness,
     }
-    mask = _binary(mask_over_box(label.mask, label.box, box)) if geometry == "rle" else None
+    mask = _binary(mask_over_box(label.mask, label.mask_box, box)) if geometry == "rle" else None
     width, height = image.width, image.height
     return {
         "_cls": "Detection",

@@ -40,10 +40,10 @@ def coco_segmentation(
         x1, y1, x2, y2 = cut_box(label, image)
         return (x2 - x1) * (y2 - y1), [[x1, y1, x2, y1, x2, y2, x1, y2]]
     size = image.height, image.width
-    crop, corner = object_mask(label.mask, label.box, *size)
+    crop, corner = object_mask(label.mask, label.mask_box, *size)
     area = int(crop.sum())
     if geometry == "polygon":
-        return area, mask_to_polygons(label.mask, label.box, *size)
+        return area, mask_to_polygons(label.mask, label.mask_box, *size)
     return area, crop_to_rle(crop, corner, *size)
 
 
@@ -52,7 +52,7 @@ def outline(label: LabelRecord, image: ImageRecord) -> list[tuple[float, float]]
 
     For formats where an object has one polygon: nothing of it is lost.
     """
-    parts = mask_to_polygons(label.mask, label.box, image.height, image.width)
+    parts = mask_to_polygons(label.mask, label.mask_box, image.height, image.width)
     rings = [np.reshape(part, (-1, 2)) for part in parts]
     joined = join_rings(rings) if len(rings) > 1 else rings[0]
     points: Sequence[Sequence[float]] = joined.tolist()

@@ -152,7 +152,7 @@ def _brush(label: LabelRecord, image: ImageRecord) -> dict[str, Any]:
     size = image.height, image.width
     return {
         "format": "rle",
-        "rle": brush_rle(*object_mask(label.mask, label.box, *size), *size),
+        "rle": brush_rle(*object_mask(label.mask, label.mask_box, *size), *size),
     }
 
 

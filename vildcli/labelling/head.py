@@ -1,7 +1,8 @@
 """`regions/head.safetensors`: what scoring stored regions needs besides the words.
 
-Tensors: `background` [D] where the system has a text side. Metadata: temperatures, fusion, base
-categories, prompts, and which text encoder the region embeddings were trained against.
+Tensors: `background` [D] where the system has a text side, `word_boxes` [4, D] where names have a
+say in boxes. Metadata: temperatures, fusion, base categories, prompts, and which text encoder the
+region embeddings were trained against.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def write_head(run: Path, stored: StoredHead) -> None:
         "base": [asdict(category) for category in stored.base],
         "reference": stored.reference,
     }
-    tensors = {} if head.background is None else {"background": head.background.contiguous()}
+    values |= {"free_background": True} if head.free_background else {}
+    known = {"background": head.background, "word_boxes": head.word_boxes}
+    tensors = {name: t.contiguous() for name, t in known.items() if t is not None}
     metadata = {"format": str(HEAD_FORMAT), "head": json.dumps(values, sort_keys=True)}
     write_atomically(run / HEAD_FILE, lambda path: save_file(tensors, path, metadata))
 
@@ -88,6 +91,8 @@ def read_head(run: Path) -> StoredHead:
             values["temperature"],
             values["image_temperature"],
             Fusion(**values["fusion"]),
+            values.get("free_background", False),
+            tensors.get("word_boxes"),
         ),
         values["text_encoder"],
         prompts,

@@ -14,6 +14,7 @@ from vildcli.detector.scoring import (
     ScoringHead,
     attribute_scores,
     free_side,
+    named_boxes,
     score_regions,
 )
 from vildcli.labelling.roll_up import RollUp
@@ -78,9 +79,10 @@ class VocabularyLabeller:
             regions.objectness,
         )
         own = scores.fused[:, : len(self.bank.category_ids)]
+        boxes = named_boxes(regions, scores, self.bank.text_embeddings, self.head)
         if self.roll_up is not None and len(regions):
-            return self._rolled_up(regions, scores, own, self.roll_up)
-        rows, columns = self._best_names(regions, own, self.groups)
+            return self._rolled_up(regions, scores, own, boxes, self.roll_up)
+        rows, columns = self._best_names(boxes, own, self.groups)
         fused = scores.fused[rows, columns]
         return RegionLabels(
             regions=rows,
@@ -90,15 +92,16 @@ class VocabularyLabeller:
             text_scores=None if scores.text is None else scores.text[rows, columns],
             image_scores=None if scores.image is None else scores.image[rows, columns],
             attributes=self._attributes(regions, rows, fused) if self.attributes else (),
+            boxes=None if boxes is regions.boxes else boxes[rows],
         )
 
     def _rolled_up(
-        self, regions: Regions, scores: Scores, own: Tensor, roll_up: RollUp
+        self, regions: Regions, scores: Scores, own: Tensor, boxes: Tensor, roll_up: RollUp
     ) -> RegionLabels:
         """Labels whose names may be broader; whether one is base is its best category's affair."""
         best = own.argmax(1)
         of_entries = roll_up.of_entries(own, best.tolist())
-        rows, entries = self._best_names(regions, of_entries, roll_up.groups)
+        rows, entries = self._best_names(boxes, of_entries, roll_up.groups)
         fused = of_entries[rows, entries]
 
         def factor(side: Tensor | None) -> Tensor | None:
@@ -116,14 +119,15 @@ class VocabularyLabeller:
             text_scores=factor(scores.text),
             image_scores=factor(scores.image),
             attributes=self._attributes(regions, rows, fused) if self.attributes else (),
+            boxes=None if boxes is regions.boxes else boxes[rows],
         )
 
     def _best_names(
-        self, regions: Regions, scores: Tensor, groups: Tensor | None
+        self, boxes: Tensor, scores: Tensor, groups: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         policy = self.policy
         return best_names(
-            regions.boxes,
+            boxes,
             scores,
             floor=policy.floor,
             count=policy.max_labels,

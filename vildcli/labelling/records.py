@@ -57,6 +57,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("text_side", _EMBEDDING),
             ("image_side", _EMBEDDING),
         ]
+            ("box_code", _BOX),
     ),
     "labels": pa.schema(
         [
@@ -82,6 +83,7 @@ SCHEMAS: dict[str, pa.Schema] = {
                 ),
             ),
         ]
+            ("box", _BOX),
     ),
 }
 _LABELLED_REGION = (
@@ -124,7 +126,8 @@ class LabelRecord:
     """One label with the region it points to.
 
     `box` is x1 y1 x2 y2 in pixels of the upright original image; `mask` is [28, 28] uint8,
-    probability x 255 relative to `box`; scores are in 0-1.
+    probability x 255 relative to `mask_box`, which is `box` unless the name moved that (EZSD);
+    scores are in 0-1.
     """
 
     label: int
@@ -139,6 +142,7 @@ class LabelRecord:
     objectness: float
     mask: NDArray[np.uint8]
 
+    mask_box: tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
@@ -264,7 +268,9 @@ def iter_labelled_images(run: Path, units: Sequence[int] | None = None) -> Itera
         for row in read_part(run, "labels", unit).to_pylist():
             image_id = row.pop("image_id")
             attributes = tuple(AttributeScore(**a) for a in row.pop("attributes") or ())
-            region = regions[image_id, row["region"]]
+            region, moved = regions[image_id, row["region"]], row.pop("box", None)
+            if moved is not None:
+                region = {**region, "box": tuple(moved)}
             labels.setdefault(image_id, []).append(
                 LabelRecord(**row, attributes=attributes, **region)
             )
@@ -281,3 +287,4 @@ def _regions_by_key(table: pa.Table) -> dict[tuple[int, int], dict[str, Any]]:
         }
         for row in table.to_pylist()
     }
+            "mask_box": tuple(row["box"]),

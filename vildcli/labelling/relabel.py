@@ -6,8 +6,6 @@ labeller gives the same bytes again.
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -28,7 +26,7 @@ from vildcli.labelling.rows import label_rows
 from vildcli.labelling.run import KIND, VOCABULARY_FILE, labelling_settings
 from vildcli.labelling.stored import from_int8
 from vildcli.labelling.summary import LabellingSummary, summarise
-from vildcli.runs import open_run, read_run, write_atomically
+from vildcli.runs import open_run, read_run, take_over
 from vildcli.types import MASK_SIZE, Regions
 from vildcli.vocabulary.category import Vocabulary
 from vildcli.vocabulary.files import save_vocabulary
@@ -74,7 +72,7 @@ def relabel_run(
     )
     save_vocabulary(vocabulary, out / VOCABULARY_FILE)
     for file in (PLAN_FILE, HEAD_FILE):
-        _take_over(run / file, out / file)
+        take_over(run / file, out / file)
     done = set(done_units(run))
     units = {u: images for u, images in units_of(read_plan(run)).items() if u in done}
     resumed = 0
@@ -98,12 +96,21 @@ def stored_regions(run: Path, unit: int) -> Iterator[tuple[int, Regions]]:
         "text_side": column_tensor(table, "text_side"),
         "image_side": column_tensor(table, "image_side"),
     }
+    sizes: dict[int, tuple[int, int]] = {}
+    if "box_code" in table.column_names and not table.column("box_code").null_count:
+        columns["box_codes"] = column_tensor(table, "box_code", 4)
+        sizes = _sizes(run, unit)
     image_ids = table.column("image_id").to_numpy()
     ids, starts = np.unique(image_ids, return_index=True)
     ends = np.append(starts, len(image_ids))[1:]
     for image_id, start, end in zip(ids, starts, ends, strict=True):
         part = {k: None if v is None else v[start:end] for k, v in columns.items()}
-        yield int(image_id), Regions(**part)  # type: ignore[arg-type]
+        yield int(image_id), Regions(**part, size=sizes.get(int(image_id)))  # type: ignore[arg-type]
+
+
+def _sizes(run: Path, unit: int) -> dict[int, tuple[int, int]]:
+    rows = read_part(run, "images", unit, ("image_id", "width", "height")).to_pylist()
+    return {row["image_id"]: (row["width"], row["height"]) for row in rows}
 
 
 def _with_embeddings(run: Path, out: Path) -> dict[str, Any]:
@@ -124,21 +131,9 @@ def _relabel_unit(run: Path, labeller: RegionLabeller, out: Path, unit: int) -> 
         for image_id, regions in stored_regions(run, unit)
         for row in label_rows(image_id, labeller.label(regions))
     ]
-    _take_over(part_path(run, "regions", unit), part_path(out, "regions", unit))
+    take_over(part_path(run, "regions", unit), part_path(out, "regions", unit))
     write_part(out, "labels", unit, rows)
-    _take_over(part_path(run, "images", unit), part_path(out, "images", unit))
-
-
-def _take_over(source: Path, target: Path) -> None:
-    """Link a file that is never changed in place, or copy it to where links cannot reach."""
-
-    def link_or_copy(beside: Path) -> None:
-        try:
-            os.link(source, beside)
-        except OSError:
-            shutil.copyfile(source, beside)
-
-    write_atomically(target, link_or_copy)
+    take_over(part_path(run, "images", unit), part_path(out, "images", unit))
 
 
 def column_tensor(table: pa.Table, name: str, width: int = -1) -> Tensor | None:

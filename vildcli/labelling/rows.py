@@ -86,6 +86,7 @@ def region_batch(
             name: _side(side if keep else None, rows, schema.field(name).type)
             for name, side in sides.items()
         },
+        "box_code": _box_codes(regions.box_codes if keep else None, rows, schema),
     }
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
@@ -95,6 +96,11 @@ def _side(side: Tensor | None, rows: Tensor, kind: pa.DataType) -> pa.Array:
         return pa.nulls(len(rows), kind)
     is_small = pa.types.is_int8(kind.value_type)
     return _lists(to_int8(side[rows]) if is_small else side[rows].half(), kind)
+
+
+def _box_codes(codes: Tensor | None, rows: Tensor, schema: pa.Schema) -> pa.Array:
+    kind = schema.field("box_code").type
+    return pa.nulls(len(rows), kind) if codes is None else _lists(codes[rows], kind)
 
 
 def _lists(values: Tensor, kind: pa.DataType) -> pa.Array:
@@ -120,6 +126,7 @@ def label_rows(image_id: int, labels: RegionLabels) -> Iterator[dict[str, Any]]:
         "score": labels.scores,
         "text_score": labels.text_scores,
         "image_score": labels.image_scores,
+        "box": labels.boxes,
     }
     values = {k: v.tolist() if v is not None else [None] * len(labels) for k, v in columns.items()}
     attributes = _attribute_rows(labels)

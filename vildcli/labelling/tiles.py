@@ -112,6 +112,8 @@ def merge_tiles(
         masks=torch.cat([r.masks for r in found]),
         text_side=_joined(found, lambda regions: regions.text_side),
         image_side=_joined(found, lambda regions: regions.image_side),
+        box_codes=_joined(found, lambda regions: regions.box_codes),
+        size=(width, height),
     )
     cut = torch.cat(
         [_is_cut(r.boxes, w, height, width) for r, w in zip(found, windows, strict=True)]

@@ -121,7 +121,7 @@ def _cell(view: RunView, image: LabelledImage, images_root: Path | None) -> Cell
     drawn = draw_labels(
         picture,
         boxes,
-        [_mask(label, box, size) for label, box in zip(labels, boxes, strict=True)],
+        [_mask(label, np.asarray(label.mask_box) * scale, size) for label in labels],
         [_name(view, label) for label in labels],
         [label.score for label in labels],
         colours=[category_colour(label.category_id) for label in labels],

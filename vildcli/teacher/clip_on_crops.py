@@ -58,4 +58,6 @@ def select_rows(regions: Regions, rows: Tensor) -> Regions:
         masks=regions.masks[rows],
         text_side=None if regions.text_side is None else regions.text_side[rows],
         image_side=None if regions.image_side is None else regions.image_side[rows],
+        box_codes=None if regions.box_codes is None else regions.box_codes[rows],
+        size=regions.size,
     )

@@ -100,7 +100,7 @@ def _finetune(
             detector,
             training_set,
             plan_batches(data, options.seed, processes),
-            training_context(words, data.recipe, processes.device),
+            training_context(words, data, processes.device),
             data.recipe,
             out,
             processes=processes,
@@ -125,7 +125,12 @@ def _data(options: TrainingOptions, source: Model, say: Say) -> TrainingData:
     options = replace(
         options,
         base=options.base or "all",
-        overrides={**options.overrides, "frozen_norms": "all", "mask_regions": 0},
+        overrides={
+            **options.overrides,
+            "frozen_norms": "all",
+            "mask_regions": 0,
+            "class_loss": source.detector.system.class_loss,
+        },
     )
     return load_training_data(options, source.detector.system, say)
 

@@ -24,6 +24,7 @@ from vildcli.weights import find_backbone_weights, find_detector_weights
 
 SCRATCH, IMAGENET, COCO = "scratch", "imagenet", "coco"
 _TORCH_SUFFIXES = {".pth", ".pt"}
+_OF_EZSD = {"word_boxes.weight", "logit_scale"}
 
 
 def initialise(detector: Detector, init: str, *, offline: bool) -> dict[str, Any]:
@@ -104,6 +105,8 @@ def _from_model(detector: Detector, init: str) -> dict[str, Any]:
     if detector.image_head is not None and source.detector.image_head is None:
         state |= {f"image_{k}": v for k, v in state.items() if k.startswith("head.")}
     own = detector.state_dict()
+    # Names have no say in the boxes of most models, nor do they learn τ: that starts as it would.
+    state = {k: v for k, v in own.items() if k in _OF_EZSD} | state
     misfits = sorted(k for k in own if k not in state or state[k].shape != own[k].shape)
     if misfits:
         raise ModelError(

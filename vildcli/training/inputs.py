@@ -12,7 +12,7 @@ from vildcli.data.base_categories import base_flags
 from vildcli.data.batches import BatchPlan, repeat_factors
 from vildcli.data.checks import check_training_data
 from vildcli.data.lvis import AnnotationSet, load_annotations
-from vildcli.data.training_set import Augmentation, TrainingSet
+from vildcli.data.training_set import Augmentation, Taught, TrainingSet
 from vildcli.data.transforms import MultiScale, Scaling
 from vildcli.detector.architecture import Architecture
 from vildcli.errors import ModelError
@@ -41,6 +41,7 @@ class TrainingOptions:
         init: scratch, imagenet, coco, a file of torchvision's form, or a model.
         val, val_images: annotations that are evaluated with every checkpoint.
         overrides: of the recipe's values.
+        variation: of the system's row, see `vildcli.systems.VARIABLE`.
     """
 
     system: str
@@ -60,6 +61,7 @@ class TrainingOptions:
     val: Path | None = None
     val_images: Path | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    variation: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     workers: int = 0
     device: str | None = None
@@ -149,9 +151,31 @@ def make_training_set(
     augmentation = Augmentation(
         size, scaling, fill, copy_paste=recipe.copy_paste, min_visible=recipe.min_visible
     )
+    taught = Taught(recipe.distilled_regions, recipe.redrawn_regions, recipe.region_weights)
     return TrainingSet(
-        annotations, options.images, columns, augmentation, seed=options.seed, teacher=teacher
+        annotations,
+        options.images,
+        columns,
+        augmentation,
+        seed=options.seed,
+        teacher=teacher,
+        taught=taught,
     )
+
+
+def count_objects(data: TrainingData, columns: Mapping[int, int], categories: int) -> list[float]:
+    """How many objects of each category an epoch shows, repeats counted; for Seesaw loss.
+
+    Args:
+        columns: category id to column, of base categories only; the others count 0.
+    """
+    counts = [0.0] * categories
+    factors = data.repeat_factors or [1.0] * len(data.annotations.images)
+    for image, factor in zip(data.annotations.images, factors, strict=True):
+        for a in data.annotations.annotations.get(image.id, ()):
+            if a.category_id in columns and not a.iscrowd:
+                counts[columns[a.category_id]] += factor
+    return counts
 
 
 def plan_batches(data: TrainingData, seed: int, processes: Processes) -> BatchPlan:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 REPEAT_THRESHOLD = 1e-3  # of LVIS's repeat-factor sampling
+# Values that came later are named where they differ alone: older runs go on.
+_LATER = {
+    "warmup_start",
+    "distilled_regions",
+    "redrawn_regions",
+    "region_weights",
+    "class_loss",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +24,7 @@ class Recipe:
     Attributes:
         steps: how long; None where `epochs` says it.
         batch: images a step, all processes together.
-        warmup_steps: linear, from 1/100 of the rate.
+        warmup_steps: linear, from `warmup_start` of the rate.
         drops: shares of `steps` after which the rate falls tenfold; empty means a cosine to zero.
         weight_decay: on weights of convolutions and linear layers and the background embedding
             only.
@@ -34,6 +42,12 @@ class Recipe:
             process's own share, as published.
         repeat_threshold: of repeat-factor sampling; None draws images uniformly.
         min_visible: share of a distilled region's area that must be left after cropping.
+        distilled_regions: of an image, the first in stored order; ground truth that a teacher cache
+            holds comes on top.
+        redrawn_regions: as many are drawn from those anew each time, with replacement (as EZSD
+            released it).
+        region_weights: whether the weights of a teacher cache that has them count.
+        class_loss: of the text side, see `vildcli.systems.System`.
     """
 
     summary: str
@@ -63,10 +77,17 @@ class Recipe:
     copy_paste: bool = False
     min_visible: float = 0.0
     checkpoint_every: int = 1000
+    warmup_start: float = 0.01
+    distilled_regions: int = 300
+    redrawn_regions: bool = False
+    region_weights: bool = True
+    class_loss: Literal["softmax", "seesaw"] = "softmax"
 
     def as_dict(self) -> dict[str, Any]:
         """Everything that decides weights: all but the words about it."""
-        return {key: value for key, value in asdict(self).items() if key != "summary"}
+        usual = {f.name for f in fields(self) if getattr(self, f.name) == f.default}
+        unsaid = {"summary"} | (_LATER & usual)
+        return {key: value for key, value in asdict(self).items() if key not in unsaid}
 
     def in_steps(self, epoch_images: float) -> Recipe:
         """The recipe with its length in steps, for a set whose epoch has that many images."""
@@ -89,12 +110,33 @@ class Recipe:
     def rate(self, step: int) -> float:
         """Learning rate of a step (0-based)."""
         if step < self.warmup_steps:
-            return self.learning_rate * (0.01 + 0.99 * step / self.warmup_steps)
+            start = self.warmup_start
+            return self.learning_rate * (start + (1 - start) * step / self.warmup_steps)
         if not self.drops:
             share = (step - self.warmup_steps) / max(1, self.length - self.warmup_steps)
             return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
         return self.learning_rate * 0.1 ** sum(step >= drop * self.length for drop in self.drops)
 
+
+_EZSD_COCO = Recipe(
+    summary="EZSD on COCO 48/17: 12 epochs of 4 images, 200 regions of the teacher's",
+    steps=None,
+    epochs=12,
+    batch=4,
+    optimiser="sgd",
+    learning_rate=0.005,
+    warmup_steps=500,
+    warmup_start=1e-3,
+    drops=(8 / 12, 11 / 12),
+    weight_decay=1e-4,
+    distillation_weight=1.0,
+    novel_logits="masked",
+    clip_norm=10.0,
+    frozen_norms="backbone",
+    multi_scale=(800, 800, 1333),
+    distilled_regions=200,
+    redrawn_regions=True,
+)
 
 RECIPES: dict[str, Recipe] = {
     "paper": Recipe(
@@ -125,6 +167,18 @@ RECIPES: dict[str, Recipe] = {
         synchronised_norms=True,
         repeat_threshold=REPEAT_THRESHOLD,
         multi_scale=(640, 800, 1333),
+    ),
+    "ezsd-coco": _EZSD_COCO,
+    "ezsd-lvis": replace(
+        _EZSD_COCO,
+        summary="EZSD on LVIS: 48 epochs of 4 images, repeat factors, Seesaw loss",
+        epochs=48,
+        drops=(32 / 48, 44 / 48),
+        multi_scale=(640, 800, 1333),
+        box_weight=2.0,
+        distillation_weight=0.5,
+        repeat_threshold=REPEAT_THRESHOLD,
+        class_loss="seesaw",
     ),
     "one-gpu": Recipe(
         summary="meant for a day on one GPU: 90,000 steps of 16 images in bfloat16",

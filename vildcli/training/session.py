@@ -20,14 +20,17 @@ from vildcli.detector.architecture import ARCHITECTURES, Architecture
 from vildcli.detector.detector import Detector, TrainingContext
 from vildcli.errors import ModelError
 from vildcli.runs import file_sha256, open_run, read_run
-from vildcli.systems import System, find_system
+from vildcli.systems import VARIABLE, System, find_system, vary
 from vildcli.training.initialise import identity_of, initialise
 from vildcli.training.inputs import (
     Say,
+    TrainingData,
     TrainingOptions,
+    count_objects,
     load_training_data,
     make_training_set,
     plan_batches,
+    recipe_of,
 )
 from vildcli.training.own_cache import check_cache, make_cache, usual_proposals
 from vildcli.training.processes import Processes, open_processes
@@ -72,8 +75,7 @@ def _train(
     say: Say,
     processes: Processes,
 ) -> Path:
-    system = find_system(options.system)
-    _refuse_untrainable(system, options)
+    system = _system(options)
     architecture = _architecture(options)
     data = load_training_data(options, system, say)
     words = open_words(
@@ -97,6 +99,7 @@ def _train(
     torch.manual_seed(options.seed)
     width = words.embedding_width(architecture)
     detector = Detector(architecture, system, width, len(words.categories))
+    detector.start_at(words.temperature)
     provenance = initialise(detector, options.init, offline=options.offline)
     if cache is not None:
         provenance["proposals"] = read_run(cache, "teacher")["arguments"]["provenance"]
@@ -106,7 +109,7 @@ def _train(
             detector,
             training_set,
             plan_batches(data, options.seed, processes),
-            training_context(words, data.recipe, processes.device),
+            training_context(words, data, processes.device),
             data.recipe,
             out,
             processes=processes,
@@ -121,8 +124,14 @@ def _train(
     return model_file
 
 
-def training_context(words: TrainingWords, recipe: Recipe, device: torch.device) -> TrainingContext:
-    """What of words and recipe the losses need."""
+def training_context(
+    words: TrainingWords, data: TrainingData, device: torch.device
+) -> TrainingContext:
+    """What of words, data and recipe the losses need."""
+    recipe, objects = data.recipe, None
+    if recipe.class_loss == "seesaw":
+        counts = count_objects(data, words.columns, len(words.categories))
+        objects = torch.tensor(counts, device=device)
     return TrainingContext(
         text_embeddings=words.embeddings().to(device),
         is_base=torch.tensor(words.is_base, device=device),
@@ -132,7 +141,30 @@ def training_context(words: TrainingWords, recipe: Recipe, device: torch.device)
         mask_regions=recipe.mask_regions,
         novel_logits=recipe.novel_logits,
         distillation=recipe.distillation,
+        objects=objects,
     )
+
+
+def _system(options: TrainingOptions) -> System:
+    """The row with what the options and the recipe change of it.
+
+    Raises:
+        ModelError: it is not trained, or what is given beside it does not fit.
+    """
+    row = find_system(options.system)
+    _refuse_untrainable(row, options)
+    recipe = recipe_of(options, row)
+    return vary(row, {**options.variation, "class_loss": recipe.class_loss})
+
+
+def _variation(system: System) -> dict[str, Any]:
+    """What differs from the system's row."""
+    row = find_system(system.name)
+    return {
+        name: getattr(system, name)
+        for name in VARIABLE
+        if getattr(system, name) != getattr(row, name)
+    }
 
 
 def _refuse_untrainable(system: System, options: TrainingOptions) -> None:
@@ -144,7 +176,7 @@ def _refuse_untrainable(system: System, options: TrainingOptions) -> None:
     if options.teacher_cache is not None and not system.distilled:
         raise ModelError(
             f"{system.name} distils nothing, so it takes no --teacher-cache.",
-            hint="Leave it out, or train vild, vild-image or vild-ensemble.",
+            hint="Leave it out, or train vild, vild-image, vild-ensemble or ezsd.",
         )
 
 
@@ -176,6 +208,7 @@ def _settings(
         "taught_regions": options.taught_regions if cache is None else None,
         "init": identity_of(options.init),
         "seed": options.seed,
+        **({"variation": variation} if (variation := _variation(system)) else {}),
     }
 
 
@@ -214,6 +247,7 @@ def _write_model(
         embedding_width=words.embedding_width(detector.architecture),
         default_conf=None,
         provenance=provenance,
+        variation=_variation(detector.system),
         **described,
     )
     save_model(path, detector, tower, card)

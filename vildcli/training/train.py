@@ -159,7 +159,7 @@ def weighted_sum(losses: Mapping[str, Tensor], recipe: Recipe) -> Tensor:
 def make_optimiser(detector: Detector, recipe: Recipe) -> torch.optim.Optimizer:
     """Weight decay on weights and the background embedding, not on biases and norms."""
     decayed = [p for p in detector.parameters() if p.ndim > 1]
-    decayed += [] if detector.background is None else [detector.background]
+    decayed += [p for p in (detector.background,) if p is not None and p.ndim == 1]
     chosen = {id(p) for p in decayed}
     others = [p for p in detector.parameters() if id(p) not in chosen]
     groups: list[dict[str, Any]] = [
