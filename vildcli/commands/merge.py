@@ -148,8 +148,8 @@ def _show(summary: MergeSummary) -> None:
         console.warn(note)
     rows = [(name, number, summary.kept[name]) for name, number in summary.given.items()]
     console.show_table(str(summary.out), ("input", "labels", "kept"), rows)
-    for why, number in summary.left_out.items():
-        console.say(f"{number} labels are left out: they {why}.")
+    if summary.left_out:
+        console.say(f"Left out: {', '.join(f'{n} {why}' for why, n in summary.left_out.items())}.")
     console.say(f"{summary.labels} labels on {summary.images} images.")
     program, out = console.program(), summary.out
     after = (

@@ -33,11 +33,11 @@ from vildcli.merging.summary import OVERLAPS, Counts, MergeSummary
 from vildcli.vocabulary.category import FREQUENCIES
 
 Existing = Literal["skip", "merge", "replace"]
-SKIPPED = "are on images that people labelled"
-TAKEN = "show what a person drew"
-DENIED = "are of what a person said is not there"
-REPLACED = "are a person's on images that a machine labelled"
-TWICE = "were drawn by two people"
+SKIPPED = "on images that people labelled"
+TAKEN = "where a person drew"
+DENIED = "of what a person said is not there"
+REPLACED = "of a person, on images that a machine labelled"
+TWICE = "drawn by two people"
 _ABSENT, _PARTLY = "neg_category_ids", "not_exhaustive_category_ids"
 
 
@@ -182,7 +182,7 @@ def _in_order_of_runs(merge: _Merge) -> list[SetImage]:
 
     def key(image: SetImage) -> tuple[int, int]:
         first = next((k for k in runs if k in image.members), None)
-        return (len(merge.inputs), image.id) if first is None else (first, image.members[first])
+        return (len(merge.inputs), 0) if first is None else (first, image.members[first])
 
     return sorted(merge.images, key=key)
 

@@ -54,7 +54,7 @@ class RunInput:
     def notes(self) -> list[str]:
         """What a person should know of it."""
         failed = sum(image.status != OK for image in self.view.images())
-        notes = [] if not failed else [f"{self.path} has {failed} failed images."]
+        notes = [f"{self.path} has {failed} failed image{'s' * (failed > 1)}."] if failed else []
         if not self.view.is_complete:
             notes.append(f"{self.path} is not complete: {self.view.progress_text}.")
         return notes

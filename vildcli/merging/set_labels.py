@@ -16,7 +16,7 @@ from vildcli.merging.inputs import RunInput, SetInput
 from vildcli.merging.summary import Counts
 
 PERSON, MACHINE = "person", "machine"
-HIDDEN = "are below their thresholds"
+HIDDEN = "below the threshold"
 _WAITING = 4  # units of a run that are kept in memory
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
-OVERLAPS = "overlap a better label of another run"
+OVERLAPS = "under a better label of another input"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class MergeSummary:
         kind: `labelling run` or `annotation set`.
         images, labels: of the result.
         given, kept: labels of each input, and how many of them the result has.
-        left_out: why the others are not in it, with counts.
+        left_out: how many of the others are not in it, by the reason.
         notes: what else a person should know.
     """
 
