@@ -57,6 +57,13 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     help="Lay objects on crops of these photographs, not on textures.",
 )
+@click.option(
+    "--gap",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="How far scenes are from captioned crops: darker, blurred, tinted.",
+)
 @click.option("--force", is_flag=True, help="Delete another world in DIR first.")
 def command(
     folder: Path,
@@ -67,6 +74,7 @@ def command(
     sprites: SpriteKind,
     without_novel: bool,
     backgrounds: Path | None,
+    gap: float,
     force: bool,
 ) -> None:
     """Draw a small world of sprites into DIR.
@@ -98,6 +106,7 @@ def command(
             sprites=sprites,
             novel=not without_novel,
             backgrounds=backgrounds,
+            gap=gap,
             force=force,
             advance=count,
         )

@@ -18,6 +18,7 @@ from vildcli.vocabulary.files import save_vocabulary
 from vildcli.world.annotations import lvis_content
 from vildcli.world.captions import caption_background, caption_objects
 from vildcli.world.emoji import find_font, require_emoji
+from vildcli.world.gap import widen_gap
 from vildcli.world.photographs import Photographs
 from vildcli.world.quotas import (
     CAPTION_OBJECTS,
@@ -85,6 +86,7 @@ class _Brush:
     kind: SpriteKind
     photographs: Photographs | None
     advance: Callable[[], None] | None
+    gap: float = 0.0
 
     @property
     def sprites(self) -> tuple[Sprite, ...]:
@@ -104,6 +106,7 @@ def draw_world(
     sprites: SpriteKind = "shapes",
     novel: bool = True,
     backgrounds: Path | None = None,
+    gap: float = 0.0,
     force: bool = False,
     advance: Callable[[], None] | None = None,
 ) -> World:
@@ -120,6 +123,8 @@ def draw_world(
         sprites: `shapes`, 60 categories, need nothing; `emoji`, 240, need a colour-emoji font.
         novel: whether training images show novel objects; validation and captions do in any case.
         backgrounds: a folder of photographs to lay objects on instead of textures.
+        gap: how far training and validation images are from the captioned ones, 0 to 1: darker,
+            blurred, tinted.
         force: delete another world in the folder first.
         advance: called after each image.
 
@@ -139,9 +144,9 @@ def draw_world(
         if count < 1:
             raise NothingToDoError(f"A world needs at least one of {name}, not {count}.")
     photographs = None if backgrounds is None else Photographs(backgrounds)
-    brush = _Brush(seed, sprites, photographs, advance)
+    brush = _Brush(seed, sprites, photographs, advance, gap)
     settings: dict[str, Any] = {**counts, "seed": seed, "sprites": sprites}
-    settings |= _looks(brush) | ({} if novel else {"novel": False})
+    settings |= _looks(brush) | ({} if novel else {"novel": False}) | ({"gap": gap} if gap else {})
     open_run(folder, kind="world", settings=settings, force=force)
     world = World(folder)
     if not world.is_complete:
@@ -212,9 +217,8 @@ def _draw(
             photographs=brush.photographs,
             with_distractors=bool(sprites),
         )
-        Image.fromarray(scene.pixels).save(
-            folder / file_name, quality=JPEG_QUALITY, subsampling="4:4:4"
-        )
+        pixels = scene.pixels if split == _CAPTIONS else widen_gap(scene.pixels, brush.gap)
+        Image.fromarray(pixels).save(folder / file_name, quality=JPEG_QUALITY, subsampling="4:4:4")
         if brush.advance is not None:
             brush.advance()
         yield file_name, scene
