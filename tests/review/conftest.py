@@ -41,6 +41,14 @@ def mongod() -> Path:
     return _mongod()
 
 
+def _close_clients() -> None:
+    import mongoengine
+    from fiftyone.core.odm import get_db_client
+
+    get_db_client().close()
+    mongoengine.disconnect_all()
+
+
 @pytest.fixture(scope="session")
 def fiftyone(mongod: Path) -> Iterator[Any]:
     """The imported package, on a database that is thrown away at the end."""
@@ -50,6 +58,7 @@ def fiftyone(mongod: Path) -> Iterator[Any]:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(URI_VARIABLE, start_mongod(mongod, folder))
+        atexit.register(_close_clients)  # behind FiftyOne's own, which is registered later
         prepare_fiftyone()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what third parties say while they are loaded

@@ -4,21 +4,28 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from run_builder import IMAGES, VOCABULARY, DrawnImage, DrawnLabel, build_run
 
 from vildcli.cli import run as vildcli
 from vildcli.errors import DataError, VildError
+from vildcli.labelling import records
 from vildcli.labelling.masks import paste_mask
 from vildcli.labelling.thresholds import view_run
+from vildcli.review import fiftyone_dataset
 from vildcli.review.fiftyone_dataset import dataset_name, write_dataset
+from vildcli.review.fiftyone_views import MANY_BOXES, save_asked_view
 
 pytestmark = pytest.mark.slow
+
+# The colour of run_builder's apple is in no vocabulary there.
+COLOURED = replace(VOCABULARY, attributes={"colour": ("red", "green")})
 
 
 @pytest.fixture
 def run(tmp_path, fiftyone):
-    folder = build_run(tmp_path / "run", tmp_path / "photos")
+    folder = build_run(tmp_path / "run", tmp_path / "photos", vocabulary=COLOURED)
     yield folder
     for name in fiftyone.list_datasets():
         fiftyone.delete_dataset(name)
@@ -37,9 +44,11 @@ def test_review__dataset_holds_the_run(run, fiftyone, capsys):
         "dataset": name,
         "samples": 4,
         "added": 4,
+        "replaced": 0,
         "extended": 0,
         "failed": 1,
         "labels": 4,
+        "similarity": [],
     }
     assert said.err == f"Dataset {name}: 4 images (4 new, 1 failed), 4 labels.\n"
     dataset = fiftyone.load_dataset(name)
@@ -112,6 +121,10 @@ def test_write_dataset__attributes_are_fields_that_clash_with_none(tmp_path, fif
         assert first[f"attribute_{field}"] == "red", field
     assert first.main_colour == "red"
     assert first.tags == []
+    offered = fiftyone.load_dataset(dataset_name(view)).label_schemas["predictions"]
+    assert offered["classes"] == ["apple", "pear", "drinking straw"]
+    colour = {"name": "colour", "type": "str", "component": "dropdown", "values": ["red", "green"]}
+    assert colour in offered["attributes"]
     schema = fiftyone.load_dataset(dataset_name(view)).get_field_schema(flat=True)
     assert {"predictions.detections.colour", "predictions.detections.colour_joint"} <= set(schema)
     assert vildcli(["review", str(painted), "--no-launch", "--where", "colour=green"]) == 0
@@ -152,9 +165,10 @@ def test_write_dataset__lower_threshold_adds_but_nothing_deleted_returns(run, fi
 
 
 def test_write_dataset__grows_with_the_run(tmp_path, fiftyone):
-    run = build_run(tmp_path / "growing", tmp_path / "photos", finished=1)
+    growing = {"photos": tmp_path / "photos", "vocabulary": COLOURED}
+    run = build_run(tmp_path / "growing", finished=1, **growing)
     assert write_dataset(view_run(run)).samples == 2
-    build_run(run, tmp_path / "photos")
+    build_run(run, **growing)
     again = write_dataset(view_run(run))
     assert (again.samples, again.added) == (4, 2)
 
@@ -178,10 +192,13 @@ def test_write_dataset__moved_images(run, tmp_path, fiftyone):
 
 def test_write_dataset__another_picture_under_the_same_name(run, tmp_path, fiftyone):
     write_dataset(view_run(run))
-    changed = [DrawnImage("a.png", IMAGES[0].size, IMAGES[0].labels[:1], sha256="new"), *IMAGES[1:]]
-    build_run(run, tmp_path / "photos", changed)
+    changed = [
+        DrawnImage("a.png", IMAGES[0].size, IMAGES[0].labels[:1], sha256="1" * 64),
+        *IMAGES[1:],
+    ]
+    build_run(run, tmp_path / "photos", changed, vocabulary=COLOURED)
     again = write_dataset(view_run(run))
-    assert (again.samples, again.added, again.labels) == (4, 1, 2)
+    assert (again.samples, again.added, again.replaced, again.labels) == (4, 1, 1, 2)
 
 
 def test_write_dataset__name_of_another_dataset(run, fiftyone):
@@ -190,3 +207,108 @@ def test_write_dataset__name_of_another_dataset(run, fiftyone):
         write_dataset(view_run(run), name="mine")
     assert str(error.value) == "The FiftyOne dataset 'mine' is not of this run."
     assert len(fiftyone.load_dataset("mine")) == 0
+
+
+def test_write_dataset__a_deleted_sample_does_not_return(run, fiftyone):
+    write_dataset(view_run(run), max_samples=2)
+    dataset = fiftyone.load_dataset(dataset_name(view_run(run)))
+    dataset.delete_samples(by_image(dataset)[2].id)
+    again = write_dataset(view_run(run))
+    assert (again.samples, again.added) == (3, 2)
+    assert write_dataset(view_run(run)).samples == 3
+
+
+def test_write_dataset__deleted_while_it_is_written(run, fiftyone, monkeypatch):
+    view = view_run(run)
+    images = list(view.labelled_images())
+
+    def deleted_after_the_first(*_):
+        yield images[:1]
+        fiftyone.delete_dataset(dataset_name(view))
+        yield images[1:]
+
+    monkeypatch.setattr(fiftyone_dataset, "batches", deleted_after_the_first)
+    with pytest.raises(VildError) as error:
+        write_dataset(view)
+    assert str(error.value) == (
+        f"The FiftyOne dataset '{dataset_name(view)}' was deleted while it was written."
+    )
+    assert error.value.hint == "Review again to make it anew."
+
+
+def test_write_dataset__database_goes_away(run, fiftyone, monkeypatch):
+    from pymongo.errors import ServerSelectionTimeoutError
+
+    def gone(*_, **__):
+        raise ServerSelectionTimeoutError("127.0.0.1:9: connection refused")
+
+    monkeypatch.setattr(fiftyone.Dataset, "add_samples", gone)
+    with pytest.raises(VildError) as error:
+        write_dataset(view_run(run))
+    assert str(error.value) == "MongoDB stopped answering."
+
+
+def test_write_dataset__views_of_crowds_duplicates_and_a_selection(tmp_path, run, fiftyone):
+    crowd = [DrawnLabel(1, 0.5, (5, 5, 50, 50))] * MANY_BOXES
+    images = [
+        DrawnImage("a.png", labels=crowd[1:], sha256="a" * 64),
+        DrawnImage("b.png", labels=crowd, sha256="b" * 64),
+        DrawnImage("c.png", sha256="a" * 64),
+    ]
+    crowded = build_run(tmp_path / "crowded", tmp_path / "photos", images)
+    (crowded / "selection.json").write_text('{"strategy": "isal", "image_ids": [3, 1]}')
+    write_dataset(view_run(crowded))
+    dataset = fiftyone.load_dataset(dataset_name(view_run(crowded)))
+    seen = {name: dataset.load_saved_view(name) for name in dataset.list_saved_views()}
+    assert seen["many-boxes"].values("path") == ["b.png"]
+    assert seen["near-duplicates"].values("path") == ["a.png", "c.png"]
+    assert seen["selected"].values("path") == ["c.png", "a.png"]
+    (crowded / "selection.json").write_text('{"strategy": "isal", "image_ids": [2]}')
+    write_dataset(view_run(crowded))
+    dataset.reload()
+    assert dataset.load_saved_view("selected").values("path") == ["b.png"]
+
+
+def test_write_dataset__what_was_asked_for_is_a_view(run, fiftyone):
+    view = view_run(run)
+    write_dataset(view)
+    dataset = fiftyone.load_dataset(dataset_name(view))
+    sample = by_image(dataset)[2]
+    drawn = fiftyone.Detection(label="pear", bounding_box=[0.1, 0.1, 0.2, 0.2])
+    sample.predictions.detections.append(drawn)
+    sample.save()
+    assert save_asked_view(dataset.name, view, None, None) is None
+    assert save_asked_view(dataset.name, view, 0.85, 2) == "asked-for"
+    dataset.reload()
+    shown = dataset.load_saved_view("asked-for")
+    assert shown.values("predictions.detections.label") == [["apple"], ["pear"]]
+
+
+@pytest.mark.parametrize("side", ["text_side", "image_side"])
+def test_write_dataset__regions_can_be_sorted_by_likeness(tmp_path, run, fiftyone, side):
+    kept = build_run(tmp_path / "kept", tmp_path / "photos", IMAGES[:2], vocabulary=COLOURED)
+    table = records.read_part(kept, "regions", 0)
+    # The embedding of a region turns with its number: neighbours in number are alike.
+    angles = np.arange(len(table)) * 0.2
+    rows = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float16)
+    place = table.column_names.index(side)
+    column = pa.array(list(rows), pa.list_(pa.float16()))
+    records.write_part_table(kept, "regions", 0, table.set_column(place, side, column))
+    view = view_run(kept)
+    assert write_dataset(view).similarity == ("regions",)
+    dataset = fiftyone.load_dataset(dataset_name(view))
+    patches = dataset.to_patches("predictions")
+    apple = next(p for p in patches if p.predictions.label == "apple")
+    alike = patches.sort_by_similarity(apple.id, brain_key="region_similarity", k=3)
+    assert [p.predictions.vildcli_label for p in alike] == [0, 1, 3]
+    assert write_dataset(view_run(kept, conf=0.0)).similarity == ("regions",)
+    dataset.reload()
+    assert dataset.load_brain_results("region_similarity").total_index_size == 6
+
+
+def test_spans():
+    spans: list[list[int]] = []
+    for ids in ([4, 5], [1], [9, 2], [3]):
+        fiftyone_dataset._join(spans, ids)
+    assert spans == [[1, 5], [9, 9]]
+    assert [i for i in range(12) if fiftyone_dataset._within(spans, i)] == [1, 2, 3, 4, 5, 9]

@@ -40,6 +40,7 @@ def test_is_usable__no_program(tmp_path):
 def bare(monkeypatch, tmp_path):
     """No server named, none packaged, none on PATH."""
     monkeypatch.delenv(mongo.URI_VARIABLE, raising=False)
+    monkeypatch.setenv("FIFTYONE_CONFIG_PATH", str(tmp_path / "config.json"))
     monkeypatch.setattr(mongo, "packaged_mongod", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     return tmp_path
@@ -59,8 +60,10 @@ def test_ensure_database__none(bare):
 
 def test_ensure_database__too_old_on_path(bare):
     fake_mongod(bare / "bin", "db version v4.4.0")
-    with pytest.raises(MissingDependencyError, match="has no MongoDB"):
+    with pytest.raises(MissingDependencyError) as error:
         mongo.ensure_database(bare)
+    assert str(error.value) == f"{bare / 'bin' / 'mongod'} is MongoDB 4; FiftyOne needs 6 or newer."
+    assert error.value.hint == mongo.WAYS
 
 
 def test_ensure_database__packaged_comes_before_path(bare, monkeypatch):
@@ -91,6 +94,30 @@ def test_ensure_database__named_server_does_not_answer(bare, monkeypatch):
     with pytest.raises(MissingDependencyError) as error:
         mongo.ensure_database(bare)
     assert str(error.value) == "No MongoDB answers at the address in FIFTYONE_DATABASE_URI."
+    assert error.value.hint == "Start it, correct the address, or take it out."
+
+
+def test_ensure_database__server_of_fiftyones_configuration(bare, monkeypatch):
+    asked = []
+    monkeypatch.setattr(mongo, "_expect_answer", lambda *given: asked.append(given))
+    (bare / "config.json").write_text('{"database_uri": "mongodb://here"}')
+    mongo.ensure_database(bare)
+    assert asked == [("mongodb://here", "FiftyOne's configuration")]
+    (bare / "config.json").write_text('{"database_uri": ')
+    with pytest.raises(MissingDependencyError, match="has no MongoDB"):
+        mongo.ensure_database(bare)
+
+
+def test_ensure_database__named_server_is_too_old(bare, monkeypatch):
+    pymongo = pytest.importorskip("pymongo", reason="fiftyone is not installed")
+    monkeypatch.setattr(pymongo.MongoClient, "server_info", lambda self: {"version": "5.0.31"})
+    monkeypatch.setenv(mongo.URI_VARIABLE, "mongodb://me:secret@127.0.0.1:9")
+    with pytest.raises(MissingDependencyError) as error:
+        mongo.ensure_database(bare)
+    assert str(error.value) == (
+        "The MongoDB at the address in FIFTYONE_DATABASE_URI is 5.0.31; FiftyOne needs 6 or newer."
+    )
+    assert error.value.hint == "Update it, or take the address out."
 
 
 def test_start_mongod__that_ends_at_once(tmp_path):
@@ -102,5 +129,12 @@ def test_start_mongod__that_ends_at_once(tmp_path):
 
 def test_start_mongod__answers(mongod, tmp_path):
     pymongo = pytest.importorskip("pymongo", reason="fiftyone is not installed")
-    with pymongo.MongoClient(mongo.start_mongod(mongod, tmp_path)) as client:
+    assert mongo.running_server(tmp_path) is None
+    uri = mongo.start_mongod(mongod, tmp_path)
+    with pymongo.MongoClient(uri) as client:
         assert client.admin.command("ping")["ok"] == 1
+    # A second review, such as --pull while the App is open, takes the server that is there.
+    assert mongo.running_server(tmp_path) == uri
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "uri").write_text(uri)
+    assert mongo.running_server(tmp_path / "other") is None

@@ -6,7 +6,11 @@ import contextlib
 import os
 import signal
 import socket
+import sys
+import webbrowser
+from collections.abc import Callable
 from importlib.util import find_spec
+from urllib.parse import quote
 
 from vildcli.errors import MissingDependencyError, VildError
 
@@ -46,13 +50,33 @@ def check_port(port: int) -> None:
             ) from error
 
 
-def show_app(name: str, port: int) -> None:
-    """Serve the App on this machine alone until Ctrl-C."""
+def app_address(port: int, dataset: str, view: str | None) -> str:
+    """Where a browser finds a dataset, or a saved view of it."""
+    shown = f"?view={view}" if view else ""
+    return f"http://{ADDRESS}:{port}/datasets/{quote(dataset, safe='')}{shown}"
+
+
+def open_browser(address: str) -> bool:
+    """Show an address in a browser, where there is a screen to show it on."""
+    is_graphical = sys.platform in ("darwin", "win32") or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
+    )
+    return is_graphical and webbrowser.open(address)  # else a text browser would take the terminal
+
+
+def show_app(name: str, port: int, started: Callable[[], object] = lambda: None) -> None:
+    """Serve the App on this machine alone until Ctrl-C.
+
+    Args:
+        started: called once it can be looked at.
+    """
     import fiftyone as fo
 
     # Also when it runs in the background, or is asked to end by something else than a keyboard.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
+        # FiftyOne's "remote" only means that it opens no browser of its own.
         session = fo.launch_app(fo.load_dataset(name), remote=True, address=ADDRESS, port=port)
+        started()
         session.wait(-1)

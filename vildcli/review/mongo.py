@@ -1,13 +1,15 @@
 """The MongoDB that FiftyOne keeps its datasets in: found, checked, and where need be started.
 
-In this order: a server named by FIFTYONE_DATABASE_URI; the `mongod` that came with FiftyOne, which
-FiftyOne starts itself; a `mongod` on PATH, started here for this process alone, on 127.0.0.1.
+In this order: a server named by FIFTYONE_DATABASE_URI, or as `database_uri` in FiftyOne's own
+configuration; the `mongod` that came with FiftyOne, which FiftyOne starts itself; a `mongod` on
+PATH, started here on 127.0.0.1 and shared by the reviews that run at one time.
 """
 
 from __future__ import annotations
 
 import atexit
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -15,6 +17,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 from vildcli.errors import MissingDependencyError, VildError
 
@@ -28,6 +31,7 @@ WAYS = (
 )
 _ANSWER_SECONDS = 3
 _START_SECONDS = 30
+_URI_FILE = "uri"  # beside a private server's data
 
 
 def ensure_database(folder: Path) -> None:
@@ -37,16 +41,24 @@ def ensure_database(folder: Path) -> None:
         folder: where a privately started server keeps its data.
 
     Raises:
-        MissingDependencyError: there is no server, or the one named does not answer.
+        MissingDependencyError: there is no server, or the one named does not answer, or is too old.
         VildError: the server does not start.
     """
     if uri := os.environ.get(URI_VARIABLE):
-        _expect_answer(uri)
+        _expect_answer(uri, URI_VARIABLE)
+    elif uri := _configured_uri():
+        _expect_answer(uri, "FiftyOne's configuration")
     elif not is_usable(packaged_mongod()):
-        mongod = shutil.which("mongod")
-        if mongod is None or not is_usable(Path(mongod)):
+        found = shutil.which("mongod")
+        mongod = Path(found) if found else None
+        major = major_version(mongod)
+        if mongod is not None and major is not None and major < OLDEST_MAJOR:
+            raise MissingDependencyError(
+                f"{mongod} is MongoDB {major}; FiftyOne needs {OLDEST_MAJOR} or newer.", hint=WAYS
+            )
+        if mongod is None or major is None:
             raise MissingDependencyError("FiftyOne has no MongoDB to keep datasets in.", hint=WAYS)
-        os.environ[URI_VARIABLE] = start_mongod(Path(mongod), folder)
+        os.environ[URI_VARIABLE] = running_server(folder) or start_mongod(mongod, folder)
 
 
 def default_folder() -> Path:
@@ -62,18 +74,49 @@ def packaged_mongod() -> Path | None:
     return Path(spec.submodule_search_locations[0], "db", "bin", "mongod")
 
 
+def _configured_uri() -> str | None:
+    """The `database_uri` of FiftyOne's configuration file; one that cannot be read names none."""
+    place = os.environ.get("FIFTYONE_CONFIG_PATH") or Path.home() / ".fiftyone" / "config.json"
+    try:
+        uri = json.loads(Path(place).read_text(encoding="utf-8")).get("database_uri")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return uri if isinstance(uri, str) and uri else None
+
+
 def is_usable(mongod: Path | None) -> bool:
     """Whether the server runs on this machine and is new enough for FiftyOne."""
+    major = major_version(mongod)
+    return major is not None and major >= OLDEST_MAJOR
+
+
+def major_version(mongod: Path | None) -> int | None:
+    """The first number of a server's version; None where it does not run on this machine."""
     if mongod is None or not mongod.is_file():
-        return False
+        return None
     try:
         said = subprocess.run(
             [str(mongod), "--version"], capture_output=True, text=True, timeout=20, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
-        return False
+        return None
     version = re.search(r"db version v(\d+)", said.stdout)
-    return said.returncode == 0 and version is not None and int(version[1]) >= OLDEST_MAJOR
+    return int(version[1]) if said.returncode == 0 and version is not None else None
+
+
+def running_server(folder: Path) -> str | None:
+    """The URI of a private server that another review keeps running on that folder."""
+    from pymongo import MongoClient
+    from pymongo.errors import PyMongoError
+
+    try:
+        uri = (folder / _URI_FILE).read_text(encoding="ascii").strip()
+        client: MongoClient[dict[str, Any]] = MongoClient(uri, serverSelectionTimeoutMS=500)
+        with client:  # another program may have the port by now
+            options = client.admin.command("getCmdLineOpts")["parsed"]
+        return uri if Path(options["storage"]["dbPath"]) == folder / "data" else None
+    except (OSError, ValueError, KeyError, PyMongoError):
+        return None
 
 
 def start_mongod(mongod: Path, folder: Path) -> str:
@@ -100,7 +143,9 @@ def start_mongod(mongod: Path, folder: Path) -> str:
     )
     atexit.register(_stop, server)
     _wait_until_it_listens(server, port, log)
-    return f"mongodb://127.0.0.1:{port}"
+    uri = f"mongodb://127.0.0.1:{port}"
+    (folder / _URI_FILE).write_text(uri, encoding="ascii")
+    return uri
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
@@ -127,19 +172,25 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _expect_answer(uri: str) -> None:
+def _expect_answer(uri: str, where: str) -> None:
     from pymongo import MongoClient
     from pymongo.errors import PyMongoError
 
     try:
-        client: MongoClient[dict[str, object]] = MongoClient(
+        client: MongoClient[dict[str, Any]] = MongoClient(
             uri, serverSelectionTimeoutMS=_ANSWER_SECONDS * 1000
         )
         with client:
-            client.admin.command("ping")
+            version = str(client.server_info()["version"])
     except PyMongoError as error:
         # The URI may hold a password: it is not shown.
         raise MissingDependencyError(
-            f"No MongoDB answers at the address in {URI_VARIABLE}.",
-            hint=f"Start it, correct {URI_VARIABLE}, or unset it.",
+            f"No MongoDB answers at the address in {where}.",
+            hint="Start it, correct the address, or take it out.",
         ) from error
+    if int(version.split(".")[0]) < OLDEST_MAJOR:
+        raise MissingDependencyError(
+            f"The MongoDB at the address in {where} is {version}; FiftyOne needs "
+            f"{OLDEST_MAJOR} or newer.",
+            hint="Update it, or take the address out.",
+        )
