@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,14 +12,18 @@ import pytest
 from stub_model import StubDetector, StubModel, draw_images
 
 from vildcli.cli import run
+from vildcli.errors import ModelError
 from vildcli.labelling.options import LabellingOptions
-from vildcli.labelling.records import done_units
+from vildcli.labelling.records import done_units, iter_images, iter_labelled_images, read_part
+from vildcli.labelling.tiles import Tiling
 
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["vildcli"])
+    monkeypatch.setenv("VILDCLI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("vildcli.console._format", "text")
     return draw_images(tmp_path / "photos", 20)
 
 
@@ -51,7 +56,11 @@ def test_detect__labels_shows_and_says_what_is_next(
     assert "20 images found (1 file skipped: 1 .txt)." in shown.err
     assert "Starting run: 20 images to label in 2 units." in shown.err
     assert shown.err.count("The rest will take about ") == 1
-    assert re.search(r"Time: \d+% [a-z ]+, \d+% [a-z ]+, \d+% [a-z ]+; beside it \d+ s", shown.err)
+    shares = re.search(r"Time: (\d+)% \w+, (\d+)% \w+, (\d+)% \w+, (\d+)% \w+\n", shown.err)
+    assert shares
+    assert 98 <= sum(map(int, shares.groups())) <= 102
+    assert re.search(r"Labelling: 20/20  [\d.]+ images/s; \d+% ", shown.err)
+    assert re.search(r"Labelling: 8/20  [\d.]+ images/s, about \d+ s left; \d+% ", shown.err)
     assert "Contact sheet: run/sheet.png" in shown.err
     assert "Next: vildcli export run --to coco" in shown.err
     assert Path("run/sheet.png").stat().st_size > 0
@@ -138,15 +147,166 @@ def test_detect__shard(photos: Path, opened: list[dict[str, Any]]) -> None:
     assert done_units(Path("run")) == [1]
 
 
-def test_detect__dry_run_opens_no_model(
+def test_detect__dry_run_measures_and_writes_nothing(
     photos: Path, opened: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert detect("photos", "--dry-run", "--keep-regions", "--out", "run") == 0
-    shown = capsys.readouterr().err
-    assert "A run would label 20 images in 2 units." in shown
-    assert "--keep-regions would store up to 12 MiB of embeddings." in shown
-    assert opened == []
+    assert detect("photos", "--dry-run", "--keep-regions", "--out", "run", "--json") == 0
+    shown = capsys.readouterr()
+    assert "A run would label 20 images in 2 units." in shown.err
+    assert "It would take about 1 s (measured on 8 images of these, on cpu)." in shown.err
+    assert re.search(r"It would store \d+ KiB; \d+ KiB without embeddings, ", shown.err)
+    said = json.loads(shown.out)
+    assert (said["images"], said["units"], said["copies"], said["skipped"]) == (20, 2, 0, 0)
+    assert said["seconds"] > 0
+    sizes = said["bytes"]
+    assert sizes["without_embeddings"] < sizes["int8"] < sizes["float16"]
+    assert opened[0]["options"].offline
     assert not Path("run").exists()
+
+
+def test_detect__dry_run_of_a_run_that_is_half_done(
+    photos: Path, opened: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert detect("photos", "--out", "run", "--shard", "1/2") == 0
+    capsys.readouterr()
+    assert detect("photos", "--out", "run", "--dry-run") == 0
+    shown = capsys.readouterr().err
+    assert "A run would label 4 images in 1 unit." in shown
+    assert "16 other images of the run are done, or of another shard." in shown
+
+
+def test_detect__dry_run_without_a_model_goes_by_the_last_rate(
+    photos: Path,
+    opened: list[dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> StubModel:
+        raise ModelError("There are no weights.")
+
+    module = sys.modules["vildcli.labelling.model"]
+    opening = module.open_labelling_model
+    monkeypatch.setattr(module, "open_labelling_model", refuse)
+    assert detect("photos", "--dry-run") == 0
+    unknown = "is not known: no model could be opened: There are no weights.\n"
+    assert unknown in capsys.readouterr().err
+    monkeypatch.setattr(module, "open_labelling_model", opening)
+    detect("photos", "--out", "run")
+    monkeypatch.setattr(module, "open_labelling_model", refuse)
+    capsys.readouterr()
+    assert detect("photos", "--dry-run", "--json") == 0
+    shown = capsys.readouterr()
+    assert "It would take about 1 s (as a run of 2" in shown.err
+    assert "20 images; no model could be opened: There are no weights)." in shown.err
+    assert json.loads(shown.out)["bytes"] is None
+    assert detect("photos", "--dry-run", "--regions", "5", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["seconds"] is None
+
+
+def test_detect__options_reach_the_model(photos: Path, opened: list[dict[str, Any]]) -> None:
+    options = ("--tile", 1024, "--tile-overlap", 0.3, "--precision", "bf16", "--nms", "none")
+    assert detect("photos", "--out", "run", *options, "--region-dtype", "int8") == 0
+    assert opened[0]["options"] == LabellingOptions(
+        tiling=Tiling(1024, 0.3), precision="bf16", region_dtype="int8", nms="none"
+    )
+    assert detect("photos", "--out", "run2", "--tile", 64) == 0
+    assert opened[1]["options"] == LabellingOptions(tiling=Tiling(64, 0.2))
+
+
+def test_detect__int8_regions_are_stored(photos: Path, opened: list[dict[str, Any]]) -> None:
+    assert detect("photos", "--out", "run", "--keep-regions", "--region-dtype", "int8") == 0
+    kind = read_part(Path("run"), "regions", 0).schema.field("text_side").type
+    assert kind.value_type == "int8"
+
+
+def test_detect__batch_auto_goes_on_where_memory_runs_out(
+    photos: Path,
+    opened: list[dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    regions = StubDetector.regions
+
+    def too_many(self: StubDetector, images: Any) -> Any:
+        if len(images) > 2:
+            raise MemoryError
+        return regions(self, images)
+
+    monkeypatch.setattr(StubDetector, "regions", too_many)
+    assert detect("photos", "--out", "run") == 0
+    shown = capsys.readouterr().err
+    assert "Warning: Memory ran out at 8 images a batch; it goes on with 4." in shown
+    assert "Warning: Memory ran out at 4 images a batch; it goes on with 2." in shown
+    assert detect("photos", "--out", "run2", "--batch", 4) == 1
+    assert "Give a smaller --batch, or --batch auto" in capsys.readouterr().err
+
+
+def test_detect__a_sample_stays_the_same(
+    photos: Path, opened: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert detect("photos", "--out", "run", "--sample", 5) == 0
+    first = [image.path for image in iter_images(Path("run"))]
+    assert len(first) == 5
+    assert first != [f"{i:04d}.png" for i in range(5)]
+    draw_images(photos / "more", 20)
+    capsys.readouterr()
+    assert detect("photos", "--out", "run", "--sample", 5) == 0
+    shown = capsys.readouterr().err
+    assert "run is already done." in shown
+    assert "--add-new" not in shown
+    header = json.loads(Path("run/run.json").read_text())
+    assert header["arguments"]["sample"] == {"images": 5, "seed": 0}
+    assert detect("photos", "--out", "run", "--sample", 8, "--add-new") == 0
+    grown = [image.path for image in iter_images(Path("run"))]
+    assert grown[:5] == first
+    assert len(grown) == 8
+    assert detect("photos", "--out", "other", "--sample", 5, "--seed", 1) == 0
+    assert [image.path for image in iter_images(Path("other"))] != first
+
+
+def test_detect__dedupe_copies_labels_and_duplicates_are_told(
+    photos: Path, opened: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("x", "y"):
+        shutil.copyfile(photos / "0003.png", photos / f"{name}.png")
+    assert detect("photos", "--out", "run", "--dedupe") == 0
+    shown = capsys.readouterr().err
+    assert "Labels are copied to 2 images of the same bytes." in shown
+    assert "Copies: 2 exact, 0 near, listed in run/duplicates.jsonl\n" in shown
+    groups = [json.loads(line) for line in Path("run/duplicates.jsonl").read_text().splitlines()]
+    assert [group["paths"] for group in groups] == [
+        ["photos/0003.png", "photos/x.png", "photos/y.png"]
+    ]
+    labels = {
+        i.image.path: [row.box for row in i.labels] for i in iter_labelled_images(Path("run"))
+    }
+    assert len(labels) == 22
+    assert labels["x.png"] == labels["0003.png"] != labels["0004.png"]
+
+
+def test_detect__json_log_is_one_object_a_line(
+    photos: Path, opened: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "bad.jpg").touch()
+    assert detect("photos", "--out", "run", "--log-format", "json") == 3
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    log = [json.loads(line) for line in shown.err.splitlines()]
+    assert all("time" in line for line in log)
+    events = [line["event"] for line in log]
+    assert events[0] == "message"
+    assert {"start", "progress", "table", "end"} <= set(events)
+    start, end = (next(e for e in log if e["event"] == name) for name in ("start", "end"))
+    assert (start["state"], start["images"], start["units"]) == ("new", 21, 2)
+    assert (end["labelled"], end["failed"]) == (20, 1)
+    progress = [line for line in log if line["event"] == "progress"]
+    assert (progress[-1]["done"], progress[-1]["total"]) == (21, 21)
+    assert set(progress[-1]["shares"]) == {"decode", "forward", "score", "write"}
+    assert sum(progress[-1]["shares"].values()) == pytest.approx(1, abs=0.01)
+    assert progress[0]["seconds_left"] > 0
+    detect("photos", "--out", "run", "--log-format", "json", "--keep-regions")
+    (*_, error) = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (error["event"], "keep_regions" in error["text"]) == ("error", True)
 
 
 FRUIT = ("--classes", "apple")
@@ -177,6 +337,27 @@ REFUSALS = {
         ("photos", *FRUIT, "--shard", "3/2"),
         2,
         "'3/2' is not i/n with i from 1 to n, such as 1/4.\n",
+    ),
+    "tile overlap": (
+        ("photos", *FRUIT, "--tile-overlap", "0.1"),
+        2,
+        "Error: --tile-overlap is for --tile.\n",
+    ),
+    "existing": (("photos", *FRUIT, "--existing", "skip"), 2, "--existing is for --labels.\n"),
+    "two ways to name devices": (
+        ("photos", *FRUIT, "--device", "cpu", "--devices", "0,1"),
+        2,
+        "Error: Give either --device D or --devices D,D.\n",
+    ),
+    "devices": (
+        ("photos", *FRUIT, "--devices", "0;1"),
+        2,
+        "'0;1' is no list of devices, such as 0,1 or cpu,cpu.\n",
+    ),
+    "batch": (
+        ("photos", *FRUIT, "--batch", "0"),
+        2,
+        "'0' is neither a number of images nor auto.\n",
     ),
     "every": (
         ("photos", *FRUIT, "--every", "0"),
@@ -220,7 +401,8 @@ def test_detect__help_is_grouped(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["detect", "--help"]) == 0
     shown = capsys.readouterr().out
     headings = [
-        "What to look for:", "Model:", "Which labels are kept:", "Which images:", "Run:", "Output:",
+        "What to look for:", "Model:", "Which labels are kept:", "Which images:",
+        "Labels that people made:", "Run:", "Output:",
     ]  # fmt: skip
     assert [line for line in shown.splitlines() if line in headings] == headings
     assert 'vildcli detect photos --classes "apple, pear"' in shown

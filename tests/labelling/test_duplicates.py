@@ -79,7 +79,7 @@ def test_find_duplicates__exact_and_near(tmp_path: Path) -> None:
     found = find_duplicates(run)
     assert found.exact == ((4, 21, 22), (8, 25))
     assert found.near == ((6, 23, 24),)
-    assert (found.exact_copies, found.near_copies, found.searched) == (3, 2, True)
+    assert (found.exact_copies, found.near_copies, found.why_not) == (3, 2, "")
     assert found.cosines[0] > 0.99
     file = write_duplicates(run, found, read_plan(run))
     rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -115,11 +115,11 @@ def test_find_duplicates__of_two_images(tmp_path: Path) -> None:
 def test_find_duplicates__of_a_run_without_embeddings(tmp_path: Path) -> None:
     run = build_run(tmp_path / "run", tmp_path / "photos")
     found = find_duplicates(run)
-    assert (found.near, found.searched) == ((), False)
+    assert (found.near, found.why_not) == ((), "no image has an embedding")
     for path in (run / "images").iterdir():
         older = pq.read_table(path).drop_columns(["embedding"])
         write_part_table(run, "images", int(path.stem), older)
-    assert not find_duplicates(run).searched
+    assert find_duplicates(run).why_not == "no image has an embedding"
     assert "embedding" not in pq.read_table(part_path(run, "images", 0)).column_names
 
 

@@ -60,6 +60,7 @@ def command(
     or a .txt file that lists any of them. A run that was interrupted continues when the same
     command is given again; one that is complete says so.
     """
+    from vildcli.commands.calibrate import warn_of_foreign_thresholds
     from vildcli.commands.embed import warn_of_unread
     from vildcli.labelling.human_files import match_human_labels
     from vildcli.labelling.run import check_out
@@ -84,6 +85,7 @@ def command(
         return 0
     model = _open_model(vocabulary, choices)
     warn_of_unread(model.labeller.unread)
+    warn_of_foreign_thresholds(vocabulary, model.settings)
     run = _open_run(found, chosen, people, vocabulary, model, choices)
     report.show_opened(run, choices["shard"], model.seconds_per_image)
     summary, seconds = _label(run, people, model, vocabulary, found, choices)
@@ -221,6 +223,7 @@ def _label(
     from vildcli.labelling.human_labels import human_boxes
     from vildcli.labelling.label import StageSeconds, label_images
     from vildcli.labelling.rates import remember_rate
+    from vildcli.labelling.summary import remember_call
 
     shard, devices = choices["shard"], choices["devices"]
     merged = people is not None and _existing(choices) == "merge"
@@ -242,4 +245,5 @@ def _label(
     labelled = summary.labelled + summary.failed - summary.resumed
     if labelled > 0:
         remember_rate(rate_choices(choices), labelled, summary.seconds)
+        remember_call(run.folder, summary, seconds.shares())
     return summary, seconds

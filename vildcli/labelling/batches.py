@@ -14,6 +14,8 @@ from vildcli.types import Regions
 
 Image = TypeVar("Image")
 _WAITING = 2  # batches' worth of images that may wait for others of their canvas
+_FIRST_BATCH = {"cuda": 16}  # images that --batch auto starts with
+_SMALL_BATCH = 8  # elsewhere
 
 
 class RegionDetector(Protocol):
@@ -28,6 +30,11 @@ class RegionDetector(Protocol):
 
     def canvas(self, height: int, width: int) -> tuple[int, int]:
         """Size of the frame that an image of this size is seen in: equal ones make a batch."""
+
+
+def first_batch(device: str) -> int:
+    """Images a batch to start with on a kind of device, where memory may turn out to be less."""
+    return _FIRST_BATCH.get(device, _SMALL_BATCH)
 
 
 def batches_by_canvas(

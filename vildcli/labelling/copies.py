@@ -46,9 +46,9 @@ def find_copies(
             by_size[image.bytes].append(image)
     twins = [image for same in by_size.values() if len(same) > 1 for image in same]
     with ThreadPoolExecutor(workers) as pool:
-        digests = list(pool.map(lambda image: _digest(path_of(image)), twins))
+        digests = list(pool.map(lambda image: image_digest(path_of(image)), twins))
     found = {image.key: digest for image, digest in zip(twins, digests, strict=True) if digest}
-    first: dict[bytes, Key] = {}
+    first: dict[str, Key] = {}
     copies: dict[Key, Key] = {}
     for image in images:
         digest = found.get(image.key)
@@ -121,15 +121,16 @@ def _is_frame(path: str) -> bool:
     return frame_time(path.rpartition("#")[2]) is not None
 
 
-def _digest(path: Path) -> bytes | None:
+def image_digest(path: Path) -> str | None:
+    """SHA-256 of a file, or of a member of an archive; None where it cannot be read."""
     container, member = split_member(path)
     try:
         if member is not None:
-            return hashlib.sha256(read_member(container, member)[0]).digest()
+            return hashlib.sha256(read_member(container, member)[0]).hexdigest()
         digest = hashlib.sha256()
         with container.open("rb") as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
-        return digest.digest()
+        return digest.hexdigest()
     except OSError:
         return None

@@ -39,14 +39,13 @@ class Duplicates:
         exact: of the same bytes (of frames: the same pixels).
         near: of much the same content; of exact copies the first stands for all.
         cosines: the least that ties each near group together, the mean not taken off.
-        searched: whether near ones were looked for: not among more than `MOST` images, nor in runs
-            that hold no embeddings.
+        why_not: why near ones were not looked for; empty where they were.
     """
 
     exact: tuple[tuple[int, ...], ...]
     near: tuple[tuple[int, ...], ...]
     cosines: tuple[float, ...]
-    searched: bool
+    why_not: str = ""
 
     @property
     def exact_copies(self) -> int:
@@ -68,15 +67,16 @@ def find_duplicates(run: Path, *, near: float = NEAR) -> Duplicates:
     exact = _equal(ids, hashes)
     others = {image_id for group in exact for image_id in group[1:]}
     single = ~np.isin(ids, np.fromiter(others, np.int64, len(others)))
-    if embeddings is None or single.sum() > MOST:
-        return Duplicates(exact, (), (), searched=False)
+    if embeddings is None:
+        return Duplicates(exact, (), (), "no image has an embedding")
+    if single.sum() > MOST:
+        return Duplicates(exact, (), (), f"there are more than {MOST:,} images")
     groups = _near_groups(embeddings[single], near)
     kept = ids[single]
     return Duplicates(
         exact,
         tuple(tuple(kept[rows].tolist()) for rows, _ in groups),
         tuple(cosine for _, cosine in groups),
-        searched=True,
     )
 
 

@@ -9,6 +9,7 @@ A run holds what the machine found, and never what people drew: `vildcli merge` 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,8 @@ from torchvision.ops import box_area, box_iou
 
 from vildcli.data.images import DecodedImage
 from vildcli.errors import DataError
+from vildcli.labelling.human_files import HumanLabels
+from vildcli.labelling.plan import PlannedImage
 from vildcli.teacher.clip_on_crops import select_rows
 from vildcli.types import Regions
 
@@ -40,6 +43,20 @@ class HumanBoxes:
     size: tuple[int, int] | None
 
 
+def human_boxes(labels: HumanLabels, plan: Iterable[PlannedImage]) -> dict[int, HumanBoxes]:
+    """What people drew on the images of a plan, by image id, where they drew anything."""
+    found = {}
+    for planned in plan:
+        if drawn := labels.drawn(planned.key):
+            image = labels.found[planned.key]
+            found[planned.image_id] = HumanBoxes(
+                boxes=torch.tensor([annotation.box for annotation in drawn]),
+                is_crowd=torch.tensor([annotation.iscrowd for annotation in drawn]),
+                size=(image.width, image.height) if image.width and image.height else None,
+            )
+    return found
+
+
 def refuse_other_frame(drawn: HumanBoxes, image: DecodedImage, name: str) -> None:
     """Refuse boxes that were drawn on an image of another size, such as one not yet upright.
 
@@ -56,11 +73,16 @@ def refuse_other_frame(drawn: HumanBoxes, image: DecodedImage, name: str) -> Non
 
 def leave_free(regions: Regions, drawn: HumanBoxes) -> Regions:
     """The regions that show nothing a person has drawn a box around."""
-    overlaps = box_iou(regions.boxes, drawn.boxes)
+    return select_rows(regions, torch.where(~shows_drawn(regions.boxes, drawn))[0])
+
+
+def shows_drawn(boxes: Tensor, drawn: HumanBoxes) -> Tensor:
+    """Whether each of the boxes [R, 4] shows what a person has drawn a box around: [R] bool."""
+    overlaps = box_iou(boxes, drawn.boxes)
     if drawn.is_crowd.any():
-        overlaps = torch.where(drawn.is_crowd, _share_inside(regions.boxes, drawn.boxes), overlaps)
-    taken = (overlaps >= OVERLAP).any(1)
-    return select_rows(regions, torch.where(~taken)[0])
+        overlaps = torch.where(drawn.is_crowd, _share_inside(boxes, drawn.boxes), overlaps)
+    shown: Tensor = (overlaps >= OVERLAP).any(1)
+    return shown
 
 
 def _share_inside(boxes: Tensor, others: Tensor) -> Tensor:

@@ -49,6 +49,7 @@ from vildcli.types import RegionLabels, Regions
 
 SHRUNK_FILE = "batches.jsonl"
 _UNFINISHED = 2  # batches that may wait to be named and written
+_Units = dict[int, tuple[PlannedImage, ...]]
 
 
 class RegionLabeller(Protocol):
@@ -80,6 +81,21 @@ class StageSeconds:
     finish_wait: float = 0.0
     score: float = 0.0
     write: float = 0.0
+
+    def shares(self) -> dict[str, float]:
+        """What the run waited for, 0-1; they add up to 1.
+
+        Naming and writing go on beside the model: only what it waited for them counts.
+        """
+        behind = self.score + self.write or 1.0
+        waited = {
+            "decode": self.decode_wait,
+            "forward": self.forward,
+            "score": self.finish_wait * self.score / behind,
+            "write": self.finish_wait * self.write / behind,
+        }
+        total = sum(waited.values()) or 1.0
+        return {stage: seconds / total for stage, seconds in waited.items()}
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -118,11 +134,13 @@ class Watch:
     Attributes:
         advance: the number of images just done.
         shrunk: the sizes of a batch before and after memory ran out.
+        failed: what one of several processes ended by, while the others go on.
         seconds: filled as time passes.
     """
 
     advance: Callable[[int], None] = lambda images: None
     shrunk: Callable[[int, int], None] = lambda before, after: None
+    failed: Callable[[str], None] = lambda message: None
     seconds: StageSeconds = field(default_factory=StageSeconds)
 
 
@@ -151,13 +169,29 @@ def label_images(
     """
     begin = time.perf_counter()
     watch, plan = watch or Watch(), read_plan(run)
-    units = {u: images for u, images in units_of(plan).items() if shard.holds(u)}
-    left = {u: images for u, images in units.items() if not is_done(run, u)}
+    units, left = units_to_do(run, plan, shard)
     label_units(run, model, filterfalse(is_copies, left.values()), job, watch)
-    with _writing(run):
-        copy_units(run, plan, filter(is_copies, left.values()), watch.advance)
+    copy_left(run, plan, left, watch)
     resumed = sum(map(len, units.values())) - sum(map(len, left.values()))
     return summarise(run, units, resumed, time.perf_counter() - begin, skipped)
+
+
+def units_to_do(
+    run: Path, plan: Sequence[PlannedImage], shard: Shard = WHOLE
+) -> tuple[_Units, _Units]:
+    """The units of a shard by number, and those of them that are not done."""
+    units = {u: images for u, images in units_of(plan).items() if shard.holds(u)}
+    return units, {u: images for u, images in units.items() if not is_done(run, u)}
+
+
+def copy_left(run: Path, plan: Sequence[PlannedImage], left: _Units, watch: Watch) -> None:
+    """Write those units of copies among `left` whose originals are done by now.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    with _writing(run):
+        copy_units(run, plan, filter(is_copies, left.values()), watch.advance)
 
 
 def label_units(

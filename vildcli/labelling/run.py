@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +36,7 @@ from vildcli.labelling.records import (
     iter_images,
     part_path,
 )
-from vildcli.labelling.sources import FoundImage, FoundImages
+from vildcli.labelling.sources import FoundImage, FoundImages, Key
 from vildcli.runs import open_run, read_run, write_atomically
 from vildcli.vocabulary.category import Vocabulary
 from vildcli.vocabulary.files import save_vocabulary
@@ -89,6 +90,7 @@ def open_labelling_run(
     limit: int | None = None,
     wanted: Callable[[FoundImage], bool] = lambda image: True,
     dedupe: bool = False,
+    apart: Collection[Key] = frozenset(),
 ) -> LabellingRun:
     """Start a run in `out`, or continue the one there.
 
@@ -103,6 +105,7 @@ def open_labelling_run(
         limit: most images that the plan may have.
         wanted: which of the images that are not planned yet may be.
         dedupe: look at one of several files of the same bytes only; decided when they are planned.
+        apart: images that have no copies, whatever their bytes: people drew on them.
 
     Raises:
         RunError: `out` holds something else, cannot be written, or holds the images themselves.
@@ -122,10 +125,13 @@ def open_labelling_run(
             save_vocabulary(vocabulary, out / VOCABULARY_FILE)
         if not (out / PLAN_FILE).exists():
             images = [image for image in found.images if wanted(image)][:limit]
-            copies = find_copies(images, _path_of(found)) if dedupe else {}
+            copies = _copies(images, found, apart) if dedupe else {}
             write_plan(out, make_plan(images, copies=copies), first=True)
             return _opened(out, "new" if state == "started" else "continued", read_plan(out))
-        return _continue(out, found, add_new=add_new, limit=limit, wanted=wanted, dedupe=dedupe)
+        copies_of = partial(_copies, found=found, apart=apart) if dedupe else None
+        return _continue(
+            out, found, add_new=add_new, limit=limit, wanted=wanted, copies_of=copies_of
+        )
     except OSError as error:
         raise _unwritable(out, error) from error
 
@@ -200,8 +206,12 @@ def _refuse_other_sources(out: Path, found: FoundImages) -> None:
         )
 
 
-def _path_of(found: FoundImages) -> Callable[[FoundImage | PlannedImage], Path]:
-    return lambda image: found.roots[image.source] / image.path
+def _copies(
+    images: Sequence[FoundImage | PlannedImage], found: FoundImages, apart: Collection[Key]
+) -> dict[Key, Key]:
+    """For each image that is a copy of an earlier one, the key of that."""
+    others = [image for image in images if image.key not in apart]
+    return find_copies(others, lambda image: found.roots[image.source] / image.path)
 
 
 def _continue(
@@ -211,7 +221,7 @@ def _continue(
     add_new: bool,
     limit: int | None,
     wanted: Callable[[FoundImage], bool],
-    dedupe: bool,
+    copies_of: Callable[[Sequence[FoundImage | PlannedImage]], dict[Key, Key]] | None,
 ) -> LabellingRun:
     plan = read_plan(out)
     changes = compare_plan(plan, found.images)
@@ -223,7 +233,7 @@ def _continue(
     updated = {image.image_id: image for image in changes.changed}
     followed = tuple(updated.get(image.image_id, image) for image in plan)
     if add_new:
-        copies = find_copies([*followed, *new], _path_of(found)) if dedupe else {}
+        copies = copies_of([*followed, *new]) if copies_of else {}
         followed += make_plan(new, after=followed, copies=copies)
     if followed != plan:
         write_plan(out, followed)
