@@ -12,24 +12,34 @@ from vildcli import console
 from vildcli.commands.grouping import GroupedCommand
 
 if TYPE_CHECKING:
+    from vildcli.labelling.thresholds import RunView
+    from vildcli.selection.influence import Influences
     from vildcli.selection.pool import Pool
     from vildcli.selection.select import Budget, Selection, SelectionOptions
+    from vildcli.selection.writing import Outputs
 
 EXAMPLE = """\
 \b
 Examples:
+  vildcli select runs/photos --strategy isal --model runs/vild --reference held-out.json \\
+    --budget 100 --out next.txt
   vildcli select runs/photos --strategy hybrid --budget 100 --out next.txt
   vildcli select runs/photos --strategy entropy --per minute --budget 5% \\
     --reviewed done.json --diverse --out next.txt
 """
 _GROUPS = {
     "Choice": ("strategy", "budget", "per", "diverse", "pseudo_score", "seed"),
+    "Influence (isal)": (
+        *("reference", "reference_images", "model", "prompts", "inverse", "chains", "depth"),
+        *("evaluation", "as_published", "matched_only", "device", "offline"),
+    ),
     "Images": ("reviewed", "images"),
     "Effort": ("image_seconds", "box_seconds"),
 }
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_STRATEGIES = ("entropy", "margin", "coreset", "random", "hybrid")
+_STRATEGIES = ("isal", "entropy", "margin", "coreset", "random", "hybrid")
+_COUNT = click.IntRange(min=1)
 _SHOWN = 10
 
 
@@ -78,6 +88,44 @@ def _budget(context: click.Context, parameter: click.Parameter, text: str) -> Bu
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of --strategy random.")
 @click.option(
+    "--reference",
+    type=_FILE,
+    metavar="JSON",
+    help="Labelled, held-out annotation set that the choice is to help with.",
+)
+@click.option(
+    "--reference-images", type=_FOLDER, help="Folder of its images.  [default: beside the file]"
+)
+@click.option("--model", metavar="M", help="The model that made the run.")
+@click.option("--prompts", metavar="P", help="Sentences.  [default: the model's]")
+@click.option(
+    "--inverse",
+    type=click.Choice(["ekfac", "lissa", "none"]),
+    default="ekfac",
+    show_default=True,
+    help="Of the Hessian: Kronecker-factored, LiSSA as published, or plain gradient similarity.",
+)
+@click.option("--chains", type=_COUNT, default=4, show_default=True, help="Chains of LiSSA.")
+@click.option("--depth", type=_COUNT, default=1000, show_default=True, help="Steps of each.")
+@click.option(
+    "--evaluation",
+    type=_FILE,
+    metavar="JSON",
+    help="What you evaluate on: it must share no image with --reference.",
+)
+@click.option(
+    "--as-published",
+    is_flag=True,
+    help="Take a reference set that is evaluated on, as the published experiments do.",
+)
+@click.option(
+    "--matched-only",
+    is_flag=True,
+    help="Leave annotations of categories out that the run did not look for.",
+)
+@click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps.  [default: the best]")
+@click.option("--offline", is_flag=True, help="Never use the network.")
+@click.option(
     "--reviewed",
     type=_FILE,
     multiple=True,
@@ -110,11 +158,12 @@ def _budget(context: click.Context, parameter: click.Parameter, text: str) -> Bu
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(
     run: Path, out: Path, force: bool, as_json: bool, images: Path | None, **choices: Any
-) -> None:
+) -> int:
     """Choose the images of a labelling run to review next.
 
     Writes their paths, best first; `vildcli review` shows them as a saved view. Images without any
-    label from --pseudo-score on are listed apart.
+    label from --pseudo-score on are listed apart. isal measures how much labels of an image would
+    help on a reference set; it looks at every image again, and continues when it is interrupted.
     """
     from vildcli.labelling.thresholds import view_run
     from vildcli.selection.select import select
@@ -127,11 +176,92 @@ def command(
     if not view.is_complete:
         console.warn(f"{run} is not complete: {view.progress_text}.")
     pool = _pool(view, choices)
-    found = select(view, pool, options)
-    write_selection(view, found, outputs, images=images, settings=_settings(choices))
-    _show(run, pool, found, outputs)
+    found = None
+    if options.strategy == "isal":
+        found = _influences(view, pool, images, outputs.work, force, choices)
+    selection = select(view, pool, options, found.values if found else None)
+    write_selection(view, selection, outputs, images=images, settings=_settings(choices))
+    _show(run, pool, selection, outputs)
     if as_json:
-        click.echo(json.dumps(_said(run, pool, found, outputs)))
+        click.echo(json.dumps({**_said(run, pool, selection, outputs), **_of_isal(found)}))
+    return 3 if found and found.failed else 0
+
+
+def _influences(
+    view: RunView,
+    pool: Pool,
+    images: Path | None,
+    work: Path,
+    force: bool,
+    choices: dict[str, Any],
+) -> Influences:
+    """What is cheap to refuse is refused before the model is loaded, the rest before it is run."""
+    from vildcli.labelling.options import LabellingOptions
+    from vildcli.selection import influence
+    from vildcli.selection.reference import read_reference, refuse_evaluation, refuse_pool
+
+    model = choices["model"] or influence.model_of(view.run)
+    if choices["reference"] is None or model is None:
+        missing = "--reference JSON" if choices["reference"] is None else "--model M"
+        raise click.UsageError(f"isal needs {missing}.")
+    reference = read_reference(
+        choices["reference"],
+        choices["reference_images"],
+        view.vocabulary.categories,
+        matched_only=choices["matched_only"],
+    )
+    refuse_pool(reference, {c.image.sha256: c.image.path for c in pool.candidates}, view.run)
+    if not choices["as_published"]:
+        refuse_evaluation(reference, choices["evaluation"], {})
+    influence.refuse_missing_images(view, pool, images)
+    given = {name: choices[name] for name in ("prompts", "device", "offline")}
+    opened = influence.open_model(view, LabellingOptions(model=model, **given))
+    if not choices["as_published"]:
+        refuse_evaluation(reference, None, opened.provenance)
+    if reference.left_out:
+        console.warn(f"{reference.left_out} objects of other categories are left out.")
+    console.say(
+        f"Reference: {len(reference.images)} images of {reference.path}. Do not evaluate on it."
+    )
+    names = ("inverse", "chains", "depth", "pseudo_score")
+    found = influence.measure_influences(
+        view,
+        pool,
+        reference,
+        opened,
+        influence.InfluenceOptions(**{name: choices[name] for name in names}),
+        work,
+        images=images,
+        force=force,
+        progress=console.progress,
+    )
+    _warn(found)
+    return found
+
+
+def _warn(found: Influences) -> None:
+    for layer, times in found.inverse.resets.items():
+        if times:
+            console.warn(f"LiSSA began anew {times} times at {layer}: its product was not finite.")
+    if found.unknown:
+        console.warn(f"Layers without a finite direction say nothing: {', '.join(found.unknown)}.")
+    if nans := sum(value != value for value in found.values.values()):
+        console.warn(f"{nans} images have no finite gradient; they come last.")
+    for image_id, reason in list(found.failed.items())[:_SHOWN]:
+        console.warn(f"Image {image_id}: {reason}")
+
+
+def _of_isal(found: Influences | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    return {
+        "influences": len(found.values),
+        "computed": found.computed,
+        "failed": len(found.failed),
+        "scales": dict(found.inverse.scales),
+        "resets": dict(found.inverse.resets),
+        "unknown_layers": list(found.unknown),
+    }
 
 
 def _options(choices: dict[str, Any]) -> SelectionOptions:
@@ -148,7 +278,7 @@ def _options(choices: dict[str, Any]) -> SelectionOptions:
     )
 
 
-def _pool(view: Any, choices: dict[str, Any]) -> Pool:
+def _pool(view: RunView, choices: dict[str, Any]) -> Pool:
     from vildcli.data.lvis import load_annotations
     from vildcli.selection.pool import read_pool
 
@@ -158,10 +288,15 @@ def _pool(view: Any, choices: dict[str, Any]) -> Pool:
 
 def _settings(choices: dict[str, Any]) -> dict[str, Any]:
     names = ("diverse", "pseudo_score", "seed", "image_seconds", "box_seconds")
-    return {**{name: choices[name] for name in names}, "reviewed": [*map(str, choices["reviewed"])]}
+    said = {name: choices[name] for name in names}
+    said["reviewed"] = [str(file) for file in choices["reviewed"]]
+    if choices["strategy"] == "isal":
+        said |= {name: choices[name] for name in ("model", "inverse", "chains", "depth")}
+        said["reference"] = str(choices["reference"])
+    return said
 
 
-def _show(run: Path, pool: Pool, found: Selection, outputs: Any) -> None:
+def _show(run: Path, pool: Pool, found: Selection, outputs: Outputs) -> None:
     rows = [
         (one.candidate.image.path, one.value, len(one.candidate.scores), one.per_box, one.minutes)
         for one in found.chosen[:_SHOWN]
@@ -180,7 +315,7 @@ def _show(run: Path, pool: Pool, found: Selection, outputs: Any) -> None:
     console.say(f"Next: {console.program()} review {run}")
 
 
-def _said(run: Path, pool: Pool, found: Selection, outputs: Any) -> dict[str, Any]:
+def _said(run: Path, pool: Pool, found: Selection, outputs: Outputs) -> dict[str, Any]:
     return {
         "run": str(run),
         "strategy": found.options.strategy,

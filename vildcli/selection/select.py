@@ -97,6 +97,8 @@ def select(
     candidates = pool.candidates
     if options.strategy in RANKED_BY_BOXES:
         candidates = tuple(c for c in candidates if len(c.scores))
+    if influences is not None:  # those that could be read
+        candidates = tuple(c for c in candidates if c.image_id in influences)
     order = _order(view, pool, candidates, options, influences) if candidates else []
     if not order:
         raise NothingToDoError(
@@ -127,7 +129,7 @@ def _order(
         return _hybrid(view, pool, candidates, options)
     if options.strategy == "isal":
         assert influences is not None, "isal ranks by influences"
-        values = np.array([-influences.get(c.image_id, np.nan) for c in candidates])
+        values = np.array([-influences[c.image_id] for c in candidates])
     elif options.strategy == "random":
         values = at_random(candidates, options.seed)
     else:

@@ -3,6 +3,7 @@
 next.txt             absolute paths, best first: `vildcli detect next.txt` reads it
 next.json            every candidate with its value, boxes and minutes
 next.left-out.txt    images that the strategy says nothing about, where there are any
+next.isal/           what isal has measured, so that it can go on
 RUN/selection.json   {"strategy": …, "image_ids": […]}: the saved view, the report's column
 """
 
@@ -39,6 +40,11 @@ class Outputs:
     @property
     def left_out(self) -> Path:
         return self.paths.with_name(f"{self.paths.stem}.left-out.txt")
+
+    @property
+    def work(self) -> Path:
+        """Folder of what isal has measured already."""
+        return self.paths.with_suffix(".isal")
 
     def refuse(self, force: bool) -> None:
         """Refuse early what could not be written, or what would be lost.

@@ -1,0 +1,346 @@
+"""ISAL over a run: how much a person's labels of each image would help on the reference set.
+
+    reference ─▶ v = mean gradient ─▶ s = H⁻¹ v      direction.safetensors, once
+    pool, unit by unit ─▶ I(z) = -⟨s, G_z⟩           units/000007.json, renamed into place
+
+One forward pass and a tiny backward pass an image; nothing but numbers is kept, so memory does not
+grow with the run, and a call that was killed goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vildcli.console import Progress
+from vildcli.data.images import read_image
+from vildcli.data.members import is_there
+from vildcli.errors import DataError, ModelError, RunError
+from vildcli.labelling.detectors import Student
+from vildcli.labelling.head import HEAD_FILE, read_head
+from vildcli.labelling.model import OpenedModel, open_labelling_model
+from vildcli.labelling.options import LabellingOptions
+from vildcli.labelling.plan import image_path
+from vildcli.labelling.records import read_part
+from vildcli.labelling.thresholds import RunView
+from vildcli.runs import open_run, read_run, write_atomically, write_json
+from vildcli.selection.curvature import (
+    Inverse,
+    influence,
+    kronecker_inverse,
+    lissa,
+    mean_gradient,
+    unknown_layers,
+)
+from vildcli.selection.detector_pass import DetectorLoss, as_known, refuse_unknown
+from vildcli.selection.last_layers import HeadPass
+from vildcli.selection.pool import Candidate, Pool
+from vildcli.selection.reference import Reference, ReferenceImage
+
+KIND = "selection"
+DIRECTION_FILE = "direction.safetensors"
+_SIDE = 4  # numbers of a box
+
+InverseKind = Literal["ekfac", "lissa", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class InfluenceOptions:
+    """How s is found.
+
+    Attributes:
+        inverse: Kronecker-factored, LiSSA as published, or none: plain gradient similarity.
+        chains, depth: of LiSSA.
+        pseudo_score: score from which a label is taken for true.
+    """
+
+    inverse: InverseKind = "ekfac"
+    chains: int = 4
+    depth: int = 1000
+    pseudo_score: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Influences:
+    """What ISAL says of a pool.
+
+    Attributes:
+        values: influence by image id, the more negative the better; NaN where the loss has no
+            finite gradient. Images without any pseudo box have none.
+        failed: why images could not be read, by image id.
+        inverse: how s was found, and what its NaN guard met.
+        unknown: last layers that say nothing because their s is not finite.
+        computed: images that this call looked at, beside those that an earlier one had.
+    """
+
+    values: Mapping[int, float]
+    failed: Mapping[int, str]
+    inverse: Inverse
+    unknown: tuple[str, ...]
+    computed: int
+
+
+def model_of(run: Path) -> str | None:
+    """The model file that a run with stored regions says it was made by, where it still is."""
+    if not (run / HEAD_FILE).is_file():
+        return None
+    kind, _, file = read_head(run).reference.partition(":")
+    return file if kind == "model" and Path(file).is_file() else None
+
+
+def open_model(view: RunView, options: LabellingOptions) -> OpenedModel:
+    """Load the model of a run, for the run's vocabulary.
+
+    Raises:
+        ModelError: no trained detector with a class loss, or not the one that made the run.
+    """
+    opened = open_labelling_model(view.vocabulary, options)
+    _refuse_other_model(view, opened, options)
+    student = opened.detector
+    refuse_unknown(student.detector if isinstance(student, Student) else student)
+    return opened
+
+
+def loss_of(opened: OpenedModel) -> DetectorLoss:
+    """The loss of an opened model's last layers.
+
+    A closed set keeps all of its classes; elsewhere context names and negatives take no part.
+    """
+    student = opened.detector
+    assert isinstance(student, Student), "refused by open_model"
+    bank, detector = opened.labeller.bank, student.detector
+    count = len(bank.text_embeddings if detector.classifier is not None else bank.category_ids)
+    words, temperature = bank.text_embeddings[:count], opened.labeller.head.temperature
+    return DetectorLoss(detector, words, temperature, student.count)
+
+
+def refuse_missing_images(view: RunView, pool: Pool, images: Path | None) -> None:
+    """Refuse a pool whose images are gone.
+
+    Raises:
+        DataError: some are.
+    """
+    paths = [image_path(view.run, c.image, images) for c in pool.candidates if len(c.scores)]
+    missing = [path for path in paths if not is_there(path)]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(paths)} images of {view.run} are gone; the first is "
+            f"{missing[0]}. isal needs the model and the images, since a run stores no features.",
+            hint="Give --images DIR where they have moved, or another --strategy.",
+        )
+
+
+def measure_influences(
+    view: RunView,
+    pool: Pool,
+    reference: Reference,
+    opened: OpenedModel,
+    options: InfluenceOptions,
+    work: Path,
+    *,
+    images: Path | None = None,
+    force: bool = False,
+    progress: Progress,
+) -> Influences:
+    """Measure the influence of every candidate with a pseudo box, or go on doing so.
+
+    Args:
+        work: folder of what is measured already; made, and kept.
+        images: the folder that the run's images have moved to.
+        force: delete another vildcli folder at `work` first.
+
+    Raises:
+        RunError: `work` is of another choice.
+        DataError: a reference image cannot be read.
+    """
+    loss = loss_of(opened)
+    _open_work(work, _settings(view, reference, opened, options), force)
+    inverse = _direction(loss, reference, options, work, progress)
+    columns = {category.id: place for place, category in enumerate(view.vocabulary.categories)}
+    candidates = {c.image_id: c for c in pool.candidates if len(c.scores)}
+    values: dict[int, float] = {}
+    failed: dict[int, str] = {}
+    computed = 0
+    with progress("Measuring influence", len(candidates)) as advance:
+        for unit in view.units:
+            file = work / "units" / f"{unit:06d}.json"
+            known = json.loads(file.read_text()) if file.exists() else {"values": {}, "failed": {}}
+            done = {*map(int, known["values"]), *map(int, known["failed"])}
+            left = [candidates[i] for i in _ids(view, unit) if i in candidates and i not in done]
+            advance(len([i for i in done if i in candidates]))
+            for image_id, found in _of_unit(
+                view, unit, left, loss, columns, options, images, inverse
+            ):
+                kind = "failed" if isinstance(found, str) else "values"
+                known[kind][str(image_id)] = None if found != found else found  # JSON has no NaN
+                advance()
+            if left:
+                write_json(file, known)
+            computed += len(left)
+            values |= {
+                int(k): math.nan if v is None else v
+                for k, v in known["values"].items()
+                if int(k) in candidates
+            }
+            failed |= {int(k): v for k, v in known["failed"].items() if int(k) in candidates}
+    return Influences(values, failed, inverse, unknown_layers(inverse.direction), computed)
+
+
+def _of_unit(
+    view: RunView,
+    unit: int,
+    candidates: Sequence[Candidate],
+    loss: DetectorLoss,
+    columns: Mapping[int, int],
+    options: InfluenceOptions,
+    images: Path | None,
+    inverse: Inverse,
+) -> Iterator[tuple[int, float | str]]:
+    """Influence of each candidate, or why there is none."""
+    boxes = _boxes_of_unit(view.run, unit, options.pseudo_score) if candidates else {}
+    for candidate in candidates:
+        rows = boxes[candidate.image_id]
+        known = as_known([box for _, box in rows], [columns[c] for c, _ in rows])
+        try:
+            pixels = _pixels(image_path(view.run, candidate.image, images))
+        except DataError as error:
+            yield candidate.image_id, str(error)
+            continue
+        one = loss(pixels, known, candidate.image_id)
+        yield candidate.image_id, influence(one, inverse.direction)
+
+
+def _direction(
+    loss: DetectorLoss,
+    reference: Reference,
+    options: InfluenceOptions,
+    work: Path,
+    progress: Progress,
+) -> Inverse:
+    """Find s, or read the one that an earlier call found."""
+    file = work / DIRECTION_FILE
+    if file.exists():
+        return _read_direction(file, loss.detector.device)
+    count = len(reference.images)
+    steps = {"ekfac": 3 * count, "none": count, "lissa": count + options.chains * options.depth}
+    with progress("Reading the reference set", steps[options.inverse]) as advance:
+
+        def passes() -> Iterator[HeadPass]:
+            for place in range(count):
+                yield make(place)
+                advance()
+
+        def make(place: int) -> HeadPass:
+            return _reference_pass(loss, reference.images[place], place)
+
+        gradient = mean_gradient(passes())
+        if options.inverse == "none":
+            found = Inverse(gradient)
+        elif options.inverse == "ekfac":
+            found = kronecker_inverse(passes, gradient)
+        else:
+            found = lissa(
+                [_maker(make, place) for place in range(count)],
+                gradient,
+                chains=options.chains,
+                depth=options.depth,
+                advance=advance,
+            )
+    _write_direction(file, found)
+    return found
+
+
+def _maker(make: Callable[[int], HeadPass], place: int) -> Callable[[], HeadPass]:
+    return lambda: make(place)
+
+
+def _reference_pass(loss: DetectorLoss, image: ReferenceImage, place: int) -> HeadPass:
+    return loss(_pixels(image.file), as_known(image.boxes, image.columns), place)
+
+
+def _pixels(file: Path) -> Tensor:
+    """[3, H, W] uint8."""
+    return torch.from_numpy(read_image(file).pixels).permute(2, 0, 1)
+
+
+def _open_work(work: Path, settings: Mapping[str, Any], force: bool) -> None:
+    """Start the folder or go on in it; `force` gives up only what is of another choice."""
+    try:
+        open_run(work, kind=KIND, settings=settings)
+    except RunError:
+        if not force:
+            raise
+        open_run(work, kind=KIND, settings=settings, force=True)
+
+
+def _settings(
+    view: RunView, reference: Reference, opened: OpenedModel, options: InfluenceOptions
+) -> dict[str, Any]:
+    is_lissa = options.inverse == "lissa"
+    return {
+        "run": view.fingerprint,
+        "model": opened.settings["model"],
+        "reference": reference.sha256,
+        "left_out": reference.left_out,
+        "inverse": options.inverse,
+        "chains": options.chains if is_lissa else None,
+        "depth": options.depth if is_lissa else None,
+        "pseudo_score": options.pseudo_score,
+    }
+
+
+def _refuse_other_model(view: RunView, opened: OpenedModel, options: LabellingOptions) -> None:
+    there = read_run(view.run, "labelling")["settings"]
+    if there.get("model") != opened.settings.get("model"):
+        raise ModelError(
+            f"{view.run} was not made by {options.model}: its pseudo boxes are another model's.",
+            hint="Give the --model that detect was given.",
+        )
+    if there.get("prompts") != opened.settings.get("prompts"):
+        raise ModelError(
+            f"{view.run} was made with other prompts than {options.model}'s own.",
+            hint="Give the --prompts that detect was given.",
+        )
+
+
+def _ids(view: RunView, unit: int) -> list[int]:
+    found: list[int] = read_part(view.run, "images", unit, ["image_id"])["image_id"].to_pylist()
+    return found
+
+
+def _boxes_of_unit(
+    run: Path, unit: int, pseudo_score: float
+) -> dict[int, list[tuple[int, list[float]]]]:
+    """Category and box of each pseudo box, by image id."""
+    regions = read_part(run, "regions", unit, ["image_id", "region", "box"])
+    boxes = {(row["image_id"], row["region"]): row["box"] for row in regions.to_pylist()}
+    labels = read_part(run, "labels", unit, ["image_id", "region", "category_id", "score"])
+    found: dict[int, list[tuple[int, list[float]]]] = {}
+    limit = float(torch.tensor(pseudo_score, dtype=torch.float32))
+    for row in labels.to_pylist():
+        if row["score"] >= limit:
+            box = boxes[row["image_id"], row["region"]]
+            found.setdefault(row["image_id"], []).append((row["category_id"], box))
+    return found
+
+
+def _write_direction(file: Path, found: Inverse) -> None:
+    tensors = {layer: value.contiguous().cpu() for layer, value in found.direction.items()}
+    said = {"scales": json.dumps(found.scales), "resets": json.dumps(found.resets)}
+    write_atomically(file, lambda path: save_file(tensors, path, said))
+
+
+def _read_direction(file: Path, device: torch.device) -> Inverse:
+    with safe_open(file, framework="pt") as content:
+        said = content.metadata() or {}
+        tensors = {k: content.get_tensor(k).to(device) for k in content.keys()}  # noqa: SIM118
+    return Inverse(tensors, json.loads(said["scales"]), json.loads(said["resets"]))
