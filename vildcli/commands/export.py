@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from vildcli import console
-from vildcli.errors import RunError
 
 if TYPE_CHECKING:
     from vildcli.export import Format
@@ -172,6 +171,7 @@ def command(
 def _export(run: Path, target: str, choices: dict[str, Any], as_json: bool) -> int:
     from vildcli.export import FORMATS
     from vildcli.export.selection import Selection
+    from vildcli.export.writing import refuse_existing
     from vildcli.labelling.thresholds import view_run
 
     form = FORMATS[target]
@@ -196,19 +196,10 @@ def _export(run: Path, target: str, choices: dict[str, Any], as_json: bool) -> i
     out: Path = choices["out"] or run / form.name
     written = form.written(selection, out)
     if not choices["force"]:
-        _refuse_existing(written)
+        refuse_existing(written)
     summary = form.export(selection, out, geometry=geometry, **options)
     _show(run, selection, summary, written, as_json)
     return 0
-
-
-def _refuse_existing(written: Sequence[Path]) -> None:
-    for path in written:
-        is_empty_folder = path.is_dir() and not any(path.iterdir())
-        if path.exists() and not is_empty_folder:
-            raise RunError(
-                f"{path} exists.", hint="Choose another --out, or --force to overwrite it."
-            )
 
 
 def _check_usage(target: str, form: Format, geometry: str | None, options: dict[str, Any]) -> None:

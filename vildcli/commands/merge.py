@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vildcli import console
-from vildcli.errors import RunError
 
 if TYPE_CHECKING:
     from vildcli.merging.inputs import Input
@@ -102,8 +101,6 @@ def _merge_annotations(
 ) -> MergeSummary:
     from vildcli.merging.annotations import merge_annotations
 
-    if out.exists() and not force:
-        raise RunError(f"{out} exists.", hint="Choose another --out, or --force to overwrite it.")
     with console.progress("Merging", None) as advance:
         return merge_annotations(
             inputs,
@@ -112,6 +109,7 @@ def _merge_annotations(
             nms_iou=choices["nms_iou"],
             renumber=choices["renumber"],
             images_root=choices["images"],
+            force=force,
             advance=advance,
         )
 
@@ -119,16 +117,10 @@ def _merge_annotations(
 def _merge_runs(
     inputs: Sequence[Input], out: Path, force: bool, choices: dict[str, Any]
 ) -> MergeSummary:
-    from vildcli.merging.inputs import RunInput
+    from vildcli.merging.inputs import runs_only
     from vildcli.merging.runs import merge_runs
 
-    runs = [source for source in inputs if isinstance(source, RunInput)]
-    if others := [source for source in inputs if not isinstance(source, RunInput)]:
-        raise RunError(
-            f"{others[0].path} holds people's labels, and a labelling run holds what a machine "
-            "found.",
-            hint=f"Name an annotation file as --out, such as {out.name}.json.",
-        )
+    runs = runs_only(inputs, out)
     for name in _FOR_SETS:
         if choices[name] is not None:
             raise click.UsageError(f"--{name} is for --out FILE.json: a run keeps every label.")

@@ -123,8 +123,7 @@ def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            image.load()
-            return _as_rgb(_upright(image))
+            return picture_pixels(image)
     except UnidentifiedImageError as error:
         raise DataError(
             f"{name}: not a readable JPEG, PNG, GIF, BMP, TIFF or WebP image."
@@ -135,6 +134,12 @@ def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
         raise
     except Exception as error:  # on damaged bytes, decoders raise anything
         raise DataError(f"{name}: cannot be decoded ({_one_line(error)}).") from error
+
+
+def picture_pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """A picture in memory as `read_image` would have it: [H, W, 3] uint8 RGB, upright."""
+    image.load()
+    return _as_rgb(_upright(image))
 
 
 def _upright(image: Image.Image) -> Image.Image:

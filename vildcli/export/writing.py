@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,20 @@ def write_text(out: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
     write_file(out, write)
+
+
+def refuse_existing(written: Sequence[Path]) -> None:
+    """Refuse to write over what is there; an empty folder is not.
+
+    Raises:
+        RunError: a file or folder of those is there.
+    """
+    for path in written:
+        is_empty_folder = path.is_dir() and not any(path.iterdir())
+        if path.exists() and not is_empty_folder:
+            raise RunError(
+                f"{path} exists.", hint="Choose another --out, or --force to overwrite it."
+            )
 
 
 def write_folder(out: Path, settings: Mapping[str, Any], write: Callable[[Path], None]) -> None:

@@ -100,6 +100,58 @@ class _Parts:
     provenance: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that has not met a vocabulary yet; it may meet one after the other."""
+
+    options: LabellingOptions
+    device: torch.device
+    parts: _Parts
+
+    def open(self, vocabulary: Vocabulary) -> OpenedModel:
+        """Make its labeller for a vocabulary.
+
+        Raises:
+            ModelError: a supervised model was not trained on one of the names.
+            VocabularyError: the context, prompts or text bank cannot be used.
+        """
+        options, parts = self.options, self.parts
+        head = with_fusion(parts.head, options.fusion)
+        labeller, said = make_labeller(vocabulary, parts.words, head, options)
+        crops = isinstance(parts.detector, CropDetector)
+        settings = {
+            "system": parts.system.name,
+            **parts.identity,
+            **said,
+            "regions": _region_count(options),
+            "device": self.device.type,
+            "precision": str(DTYPES[options.precision]).removeprefix("torch."),
+            **_rarely_said(options),
+        }
+        return OpenedModel(
+            detector=parts.detector,
+            labeller=labeller,
+            settings=settings,
+            default_conf=parts.default_conf,
+            head=_stored_head(head, parts, options),
+            seconds_per_image=(lambda: _measure(parts.detector)) if crops else None,
+            provenance=parts.provenance,
+        )
+
+
+def load_labelling_model(options: LabellingOptions) -> LoadedModel:
+    """Load a model, yet without words.
+
+    Raises:
+        ModelError: weights are missing or do not fit.
+    """
+    device = choose_device(options.device)
+    refuse_precision(options.precision, device)
+    parts = _open_parts(options, device)
+    _refuse_int8(parts, options)
+    return LoadedModel(options, device, parts)
+
+
 def open_labelling_model(vocabulary: Vocabulary, options: LabellingOptions) -> OpenedModel:
     """Load a model and make its labeller for a vocabulary.
 
@@ -107,31 +159,7 @@ def open_labelling_model(vocabulary: Vocabulary, options: LabellingOptions) -> O
         ModelError: weights are missing or do not fit.
         VocabularyError: the context, prompts or text bank cannot be used.
     """
-    device = choose_device(options.device)
-    refuse_precision(options.precision, device)
-    parts = _open_parts(options, device)
-    _refuse_int8(parts, options)
-    head = with_fusion(parts.head, options.fusion)
-    labeller, said = make_labeller(vocabulary, parts.words, head, options)
-    crops = isinstance(parts.detector, CropDetector)
-    settings = {
-        "system": parts.system.name,
-        **parts.identity,
-        **said,
-        "regions": _region_count(options),
-        "device": device.type,
-        "precision": str(DTYPES[options.precision]).removeprefix("torch."),
-        **_rarely_said(options),
-    }
-    return OpenedModel(
-        detector=parts.detector,
-        labeller=labeller,
-        settings=settings,
-        default_conf=parts.default_conf,
-        head=_stored_head(head, parts, options),
-        seconds_per_image=(lambda: _measure(parts.detector)) if crops else None,
-        provenance=parts.provenance,
-    )
+    return load_labelling_model(options).open(vocabulary)
 
 
 def open_asking_model(vocabulary: Vocabulary | None, options: LabellingOptions) -> AskingModel:

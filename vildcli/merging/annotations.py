@@ -23,7 +23,7 @@ from vildcli import __version__
 from vildcli.errors import RunError
 from vildcli.export.coco import coco_category, json_text, write_list
 from vildcli.export.lvis import Occurrences
-from vildcli.export.writing import write_file
+from vildcli.export.writing import refuse_existing, write_file
 from vildcli.merging.categories import MergedCategories, merge_categories
 from vildcli.merging.inputs import Input, RunInput, SetInput
 from vildcli.merging.overlap import NMS_IOU, as_boxes, box_overlaps, keep_best
@@ -72,6 +72,7 @@ def merge_annotations(
     nms_iou: float = NMS_IOU,
     renumber: bool = False,
     images_root: Path | None = None,
+    force: bool = False,
     advance: Callable[[int], None] = lambda images: None,
 ) -> MergeSummary:
     """Write one COCO file; an LVIS file where every annotation set is one.
@@ -82,21 +83,24 @@ def merge_annotations(
 
     Args:
         inputs: at least one.
-        out: the JSON, replaced where it is there; whole or not there at all.
+        out: the JSON; whole or not there at all.
         existing: what of people and of machines stays on an image that both labelled.
         nms_iou: overlap above which of two machines' labels the better one stays, and of one
             object that two people drew the earlier input's.
         renumber: give free ids to images and categories of later inputs whose own are taken.
         images_root: folder that all file names start from.
+        force: replace a file that is there.
         advance: told the number of images just written.
 
     Raises:
-        RunError: `out` cannot be written, or an id stands for two images.
+        RunError: `out` exists or cannot be written, or an id stands for two images.
         VocabularyError: an id stands for two categories.
         DataError: an image has two sizes or hashes, or a record is damaged.
     """
     if out.resolve() in [source.path.resolve() for source in inputs]:
         raise RunError(f"{out} is one of the files to merge.", hint="Choose another --out.")
+    if not force:
+        refuse_existing([out])
     # What people made is what others refer to.
     inputs = sorted(inputs, key=lambda source: isinstance(source, RunInput))
     categories = merge_categories(

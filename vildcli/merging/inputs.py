@@ -136,6 +136,21 @@ def open_inputs(paths: Sequence[Path], *, conf: float | None = None) -> list[Inp
     return inputs
 
 
+def runs_only(inputs: Sequence[Input], out: Path) -> list[RunInput]:
+    """The inputs, where all of them can go into a labelling run.
+
+    Raises:
+        RunError: one holds annotations.
+    """
+    if others := [source for source in inputs if not isinstance(source, RunInput)]:
+        raise RunError(
+            f"{others[0].path} holds people's labels, and a labelling run holds what a machine "
+            "found.",
+            hint=f"Name an annotation file as --out, such as {out.name}.json.",
+        )
+    return [source for source in inputs if isinstance(source, RunInput)]
+
+
 def is_run_folder(path: Path) -> bool:
     return (path / RUN_FILE).is_file()
 

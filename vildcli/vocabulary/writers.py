@@ -34,12 +34,13 @@ _PLAIN = re.compile(
 _CSV_COLUMNS = tuple(field.name for field in fields(Category))
 
 
-def save_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
+def save_vocabulary(vocabulary: Vocabulary, path: str | Path) -> None:
     """Write a `.yaml`, `.json` or `.csv` file beside its place and rename it.
 
     Raises:
         VocabularyError: another suffix, or a CSV file that would not hold it all.
     """
+    path = Path(path)
     check_suffix(path)
     kind = path.suffix.lower()
     if kind == ".csv":

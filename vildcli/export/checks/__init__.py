@@ -29,7 +29,7 @@ CHECKS: dict[str, Callable[[Path], Iterator[Problem]]] = {
 }
 
 
-def check_export(path: Path, form: str | None = None) -> tuple[str, list[Problem]]:
+def check_export(path: str | Path, form: str | None = None) -> tuple[str, list[Problem]]:
     """Check a file or folder of any format that is exported.
 
     Args:
@@ -41,6 +41,7 @@ def check_export(path: Path, form: str | None = None) -> tuple[str, list[Problem
     Raises:
         DataError: it cannot be read, or is of no known format.
     """
+    path = Path(path)
     found = form or format_of(path)
     problems: list[Problem] = []
     try:
