@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vildcli.detector.scoring import Fusion, ScoringHead
+from vildcli.labelling.head import StoredHead, write_head
 from vildcli.types import RegionLabels, Regions
 
 REGIONS = 4
@@ -67,8 +69,8 @@ class StubModel:
         self.settings: dict[str, object] = {"weights": "stub", "floor": 0.01}
 
     def save_head(self, folder: Path) -> None:
-        (folder / "regions").mkdir(exist_ok=True)
-        (folder / "regions" / "head.safetensors").write_bytes(b"head")
+        head = ScoringHead(None, 0.01, 0.01, Fusion("text"))
+        write_head(folder, StoredHead(head, "stub", None, (), "stub"))
 
 
 def draw_images(folder: Path, count: int, size: tuple[int, int] = (24, 16)) -> Path:

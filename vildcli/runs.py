@@ -14,7 +14,8 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -87,6 +88,22 @@ def _link_if_free(source: Path, target: Path) -> None:
             os.replace(source, target)
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say of a folder that it cannot be written, and why.
+
+    Raises:
+        RunError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{folder} cannot be written: {error.strerror or error}.",
+            hint="Make room or give permission; the same command continues where it stopped.",
+        ) from error
+
+
 def write_json(path: Path, value: Any, *, keep_other: bool = False) -> None:
     """Write JSON whole; `keep_other` as for `write_atomically`."""
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
@@ -150,7 +167,7 @@ def open_run(
     except OSError as error:
         raise RunError(
             f"{folder} cannot be written: {error.strerror or error}.",
-            hint="Choose another --out, or change the folder's permissions.",
+            hint="Make room, change the folder's permissions, or choose another --out.",
         ) from error
     _refuse_another(folder, kind, settings)  # of a process that was faster
     return "started"

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from vildcli.detector.scoring import Fusion, ScoringHead
 from vildcli.errors import RunError
-from vildcli.runs import refuse_newer, write_atomically
+from vildcli.runs import refuse_newer, write_atomically, writing
 from vildcli.text.templates import Prompts, prompts_from_dict
 from vildcli.vocabulary.category import Category, category_from_dict
 
@@ -60,7 +60,13 @@ def write_head(run: Path, stored: StoredHead) -> None:
     known = {"background": head.background, "word_boxes": head.word_boxes}
     tensors = {name: t.contiguous() for name, t in known.items() if t is not None}
     metadata = {"format": str(HEAD_FORMAT), "head": json.dumps(values, sort_keys=True)}
-    write_atomically(run / HEAD_FILE, lambda path: save_file(tensors, path, metadata))
+    content = save(tensors, metadata)
+    with writing(run):
+        write_atomically(run / HEAD_FILE, lambda path: _write_bytes(path, content))
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def read_head(run: Path) -> StoredHead:

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from vildcli.data.images import DecodedImage, read_image
-from vildcli.errors import DataError, RunError
+from vildcli.errors import DataError
 from vildcli.labelling.batches import Forward, RegionDetector, batches_by_canvas
 from vildcli.labelling.copies import copy_units, is_copies
 from vildcli.labelling.human_labels import HumanBoxes, leave_free, refuse_other_frame
@@ -45,6 +45,7 @@ from vildcli.labelling.rows import (
 )
 from vildcli.labelling.stored import RegionType, as_stored
 from vildcli.labelling.summary import LabellingSummary, summarise
+from vildcli.runs import writing
 from vildcli.types import RegionLabels, Regions
 
 SHRUNK_FILE = "batches.jsonl"
@@ -190,7 +191,7 @@ def copy_left(run: Path, plan: Sequence[PlannedImage], left: _Units, watch: Watc
     Raises:
         RunError: the folder cannot be written.
     """
-    with _writing(run):
+    with writing(run):
         copy_units(run, plan, filter(is_copies, left.values()), watch.advance)
 
 
@@ -314,7 +315,7 @@ def _canvas(image: _Ready) -> tuple[int, int]:
 def _note_shrunk(run: Path, unit: int, watch: Watch, before: int, after: int) -> None:
     """Records of one run may now differ in their last bits from those of another machine."""
     line = json.dumps({"unit": unit, "images_a_batch": before, "from_here_on": after})
-    with _writing(run), (run / SHRUNK_FILE).open("a", encoding="utf-8") as file:
+    with writing(run), (run / SHRUNK_FILE).open("a", encoding="utf-8") as file:
         file.write(line + "\n")
     watch.shrunk(before, after)
 
@@ -395,18 +396,7 @@ class _Finish:
         unit, ids = rows.unit, sorted(rows.images)
         regions = [rows.regions[i] for i in ids if i in rows.regions]
         labels = [row for i in ids for row in rows.labels.get(i, ())]
-        with self.seconds.measure("write"), _writing(self.run):
+        with self.seconds.measure("write"), writing(self.run):
             write_batches(self.run, unit, region_schema(self.job.region_dtype), regions)
             write_part(self.run, "labels", unit, labels)
             write_part(self.run, "images", unit, [rows.images[i] for i in ids])
-
-
-@contextmanager
-def _writing(run: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"{run} cannot be written: {error.strerror or error}.",
-            hint="Make room or give permission; the same command continues where it stopped.",
-        ) from error

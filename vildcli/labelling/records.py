@@ -11,6 +11,7 @@ Columns, units and ranges: docs/records.md.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -202,9 +203,18 @@ def _write(path: Path, content: pa.Table, *, keep_other: bool = False) -> None:
     stamped = content.replace_schema_metadata({"format": str(RECORD_FORMAT)})
     write_atomically(
         path,
-        lambda beside: pq.write_table(stamped, beside, compression="zstd"),
+        lambda beside: _write_parquet(stamped, beside),
         keep_other=keep_other,
     )
+
+
+def _write_parquet(content: pa.Table, path: Path) -> None:
+    try:
+        pq.write_table(content, path, compression="zstd")
+    except OSError as error:  # Arrow's text is about itself: what the system says is kept alone
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno)) from error
 
 
 def read_part(run: Path, table: str, unit: int, columns: Sequence[str] | None = None) -> pa.Table:

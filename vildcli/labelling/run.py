@@ -37,7 +37,7 @@ from vildcli.labelling.records import (
     part_path,
 )
 from vildcli.labelling.sources import FoundImage, FoundImages, Key
-from vildcli.runs import open_run, read_run, write_atomically
+from vildcli.runs import open_run, read_run, write_atomically, writing
 from vildcli.vocabulary.category import Vocabulary
 from vildcli.vocabulary.files import save_vocabulary
 
@@ -167,7 +167,8 @@ def write_failures(run: Path) -> tuple[ImageRecord, ...]:
         {k: asdict(image)[k] for k in ("image_id", "source", "path", "reason")} for image in failed
     ]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_atomically(file, lambda path: _write_text(path, text))
+    with writing(run):
+        write_atomically(file, lambda path: _write_text(path, text))
     return failed
 
 
@@ -262,5 +263,5 @@ def _opened(
 def _unwritable(out: Path, error: OSError) -> RunError:
     return RunError(
         f"{out} cannot be written: {error.strerror or error}.",
-        hint="Choose another --out, or change the folder's permissions.",
+        hint="Make room, change the folder's permissions, or choose another --out.",
     )

@@ -70,7 +70,10 @@ def write_contact_sheet(
     try:
         write_atomically(out, lambda path: sheet.save(path, "PNG", optimize=True))
     except OSError as error:
-        raise RunError(f"{out} cannot be written: {error.strerror or error}.") from error
+        raise RunError(
+            f"{out} cannot be written: {error.strerror or error}.",
+            hint="Make room, or change the folder's permissions.",
+        ) from error
     return out
 
 
