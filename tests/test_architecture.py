@@ -97,7 +97,7 @@ def test_types__know_nobody() -> None:
     assert not uses(imports(PACKAGE / "types.py"), "vildcli")
 
 
-@pytest.mark.parametrize("folder", ["export", "vocabulary"])
+@pytest.mark.parametrize("folder", ["calibration", "export", "reporting", "vocabulary"])
 def test_folder__needs_no_torch(folder: str) -> None:
     for path in in_folder(folder):
         assert "torch" not in reachable(path), place(path)

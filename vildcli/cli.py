@@ -32,6 +32,7 @@ HEADINGS: dict[str, dict[str, str]] = {
     },
     "Review": {
         "review": "Open a run in the FiftyOne App.",
+        "report": "A run as one HTML page, without a database.",
         "calibrate": "Thresholds for a target precision, from ground truth.",
         "select": "Choose the images to review next.",
     },

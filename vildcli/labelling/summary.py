@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vildcli.labelling.records import FAILED, OK, is_done, read_part
+
+
+CALLS_FILE = "calls.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,24 @@ def summarise(
         images_per_second=round((done - resumed) / seconds, 3),
         peak_rss_mib=_peak_rss_mib(),
     )
+
+
+def remember_call(run: Path, summary: LabellingSummary, shares: Mapping[str, float]) -> None:
+    """Append to `calls.jsonl` what a call took, for the run's report.
+
+    Args:
+        shares: what the call waited for, 0-1.
+    """
+    values = {
+        "images": summary.labelled + summary.failed - summary.resumed,
+        "seconds": summary.seconds,
+        "images_per_second": summary.images_per_second,
+        "peak_rss_mib": summary.peak_rss_mib,
+        "shares": {stage: round(share, 3) for stage, share in shares.items()},
+    }
+    # One write: lines of several processes do not mix.
+    with (run / CALLS_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(values) + "\n")
 
 
 def _totals(run: Path, units: Iterable[int]) -> Counter[str]:

@@ -55,7 +55,7 @@ def draw_labels(
         image: to draw on, at the size it will be seen at.
         boxes: [K, 4] x1 y1 x2 y2 in pixels of `image`.
         masks: K of bool [H, W], the size of `image`; None draws boxes alone.
-        names: [K].
+        names: [K]; an empty one is not written.
         scores: [K] in 0-1, or None where there are none (ground truth).
         colours: [K]; by default each name has its own.
         text_size: height of the letters, pixels.
@@ -75,7 +75,7 @@ def draw_labels(
     taken: list[Rectangle] = []
     for box, text, colour in zip(boxes, texts, colours, strict=True):
         size = _text_size(text, text_size)
-        place = _free_place(_ordered(box), size, painted.size, taken)
+        place = _free_place(_ordered(box), size, painted.size, taken) if text else None
         if place is not None:
             taken.append((*place, place[0] + size[0], place[1] + size[1]))
             _write(draw, text, taken[-1], colour, text_size)

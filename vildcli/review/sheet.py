@@ -115,13 +115,24 @@ def _choose(view: RunView, images: int, limit: int) -> list[LabelledImage]:
 
 
 def _cell(view: RunView, image: LabelledImage, images_root: Path | None) -> Cell:
+    count = len(view.shown(image))
+    caption = f"{Path(image.image.path).name}  ·  {count} label{'s' * (count != 1)}"
+    return Cell(draw_image(view, image, images_root), caption)
+
+
+def draw_image(view: RunView, image: LabelledImage, images_root: Path | None) -> Image.Image:
+    """An image with its shown labels, as large as a cell.
+
+    Raises:
+        DataError: it is not where it was, or cannot be read any more.
+    """
     pixels = read_image(image_path(view.run, image.image, images_root), image.image.path).pixels
     size = fit_cell(image.image.width, image.image.height)
     picture = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
     labels = view.shown(image)
     scale = np.tile(np.divide(size, (image.image.width, image.image.height)), 2)
     boxes = [np.asarray(label.box) * scale for label in labels]
-    drawn = draw_labels(
+    return draw_labels(
         picture,
         boxes,
         [_mask(label, np.asarray(label.mask_box) * scale, size) for label in labels],
@@ -129,8 +140,6 @@ def _cell(view: RunView, image: LabelledImage, images_root: Path | None) -> Cell
         [label.score for label in labels],
         colours=[category_colour(label.category_id) for label in labels],
     )
-    count = f"{len(labels)} label{'s' * (len(labels) != 1)}"
-    return Cell(drawn, f"{Path(image.image.path).name}  ·  {count}")
 
 
 def _name(view: RunView, label: LabelRecord) -> str:

@@ -1,0 +1,1 @@
+"""A labelling run as one page of HTML that needs nothing else: no database, no network."""
