@@ -32,7 +32,7 @@ Made by `make docs` from `vildcli/systems.py`, `vildcli/training/recipe.py` and
 
 The rows differ in where a region's embeddings come from, what is trained, and how two scores are
 fused. Backbone (`small`, `resnet50`, `resnet152`, `efficientnet_b7`), teacher, prompts and recipe
-are options of every row.
+are options of every row. `--backbone ezsd` and `detpro` are an R50 with the heads of those two.
 """
 _COMMANDS = """
 ## On LVIS v1, R50-FPN
@@ -51,6 +51,50 @@ over each process's own share of the batch, as published; the others over the wh
 `--init imagenet` is the nearest start that there is here, and no port reports it as matching.
 `one-gpu` is ours, meant for a day on one GPU with `--init imagenet`, and has not been run.
 """
+_EZSD = """
+## EZSD's parts
+
+Three parts, of which each can be had alone with any row that is trained against words:
+
+- **the teacher adapted** to base ground truth: `vildcli teach --adapt`, then
+  `--teacher local-dir:runs/adapted` wherever a teacher is asked for;
+- **regions that the teacher chooses**, distilled with its confidence as weight, beside base ground
+  truth: `vildcli teach --proposals teacher`, then `--teacher-cache` (`--equal-regions` leaves the
+  weights out);
+- **boxes that depend on the name**: `--semantic-boxes`; τ is learned by `--learn-temperature`.
+
+`--names` says which names are known at training time: those of novel categories too, as published,
+or the base ones alone. No novel box is looked at in either. As published (2 V100), for COCO 48/17
+and for LVIS:
+
+```
+vildcli teach --adapt --data instances_train2017.json --images train2017 --base coco-48 \\
+    --out runs/adapted
+vildcli teach --proposals teacher --data instances_train2017.json --images train2017 \\
+    --base coco-48 --names coco --pick unlike-base --regions 300 \\
+    --teacher local-dir:runs/adapted --out runs/chosen
+torchrun --nproc_per_node 2 -m vildcli train --system ezsd --recipe ezsd-coco --base coco-48 \\
+    --train instances_train2017.json --images train2017 --backbone ezsd --init imagenet \\
+    --teacher local-dir:runs/adapted --teacher-cache runs/chosen --out runs/ezsd-coco
+
+vildcli teach --adapt --adapt-towers vision --epochs 18 --data lvis_v1_train.json --images coco \\
+    --out runs/adapted
+vildcli teach --proposals teacher --data lvis_v1_train.json --images coco --pick random \\
+    --regions 500 --teacher local-dir:runs/adapted --out runs/chosen
+torchrun --nproc_per_node 2 -m vildcli train --system ezsd --recipe ezsd-lvis \\
+    --train lvis_v1_train.json --images coco --backbone ezsd --init imagenet \\
+    --teacher local-dir:runs/adapted --teacher-cache runs/chosen --out runs/ezsd-lvis
+```
+
+None of these was run here. `--backbone ezsd` is torchvision's R50 with a pyramid without norms and
+EZSD's head: 3 convolutions that boxes and embeddings share, then 1 and 2 layers that each has of
+its own. What is distilled is 200 of the regions kept, drawn with replacement, and all base ground
+truth. `ezsd-lvis` has Seesaw loss (p 0.8, q 2), which `--class-loss seesaw` brings to any row that
+is trained against words.
+
+| | `ezsd-coco` | `ezsd-lvis` |
+|---|--:|--:|
+"""
 _SWEEP = """
 ## Distillation: loss and weight
 
@@ -61,7 +105,10 @@ _HOURS = "not measured"  # on LVIS, which no run of ours has seen yet
 
 def page() -> str:
     """The whole page."""
-    parts = (_HEAD, _systems(), _COMMANDS, _commands(), _RECIPES, _recipes(), _SWEEP, _sweep())
+    parts = (
+        *(_HEAD, _systems(), _COMMANDS, _commands(), _RECIPES, _recipes()),
+        *(_EZSD, _ezsd(), _SWEEP, _sweep()),
+    )
     return "\n".join(p.strip("\n") if isinstance(p, str) else "\n".join(p) for p in parts) + "\n"
 
 
@@ -73,6 +120,8 @@ def _systems() -> Iterator[str]:
         text, image = _SIDES[row.text_side], _SIDES[row.image_side]
         if row.words == "glove":
             text += ", against GloVe"
+        if row.semantic_boxes:
+            text += ", whose name moves the box"
         yield f"| `{row.name}` | {text} | {image} | {_trained_with(row)} | {_FUSED[row.fusion]} |"
     yield ""
 
@@ -81,7 +130,8 @@ def _trained_with(row: System) -> str:
     if not row.trained:
         return "cross-entropy (as vild-text)" if row.text_side else "nothing"
     losses = ["cross-entropy"] if row.text_side else []
-    losses += ["w · L1 distillation"] if row.distilled else []
+    kind = "w · weighted L1 distillation" if row.teacher_regions else "w · L1 distillation"
+    losses += [kind] if row.distilled else []
     return " + ".join(losses) + (", rare images repeated" if row.repeat_factors else "")
 
 
@@ -107,6 +157,12 @@ def _command(row: System) -> Iterator[str]:
     if row.name == "clip-on-crops":
         yield "vildcli detect PHOTOS --model clip-on-crops --vocab lvis-v1 \\"
         yield "    --proposals runs/vild-text"
+        return
+    if row.teacher_regions:
+        yield "# the published commands, COCO's and LVIS's: below, under EZSD's parts"
+        yield "vildcli teach --adapt --data lvis_v1_train.json --images coco --out runs/adapted"
+        yield f"vildcli train --system {row.name} --backbone ezsd --recipe ezsd-lvis \\"
+        yield f"    --teacher local-dir:runs/adapted {_DATA} --out runs/{row.name}"
         return
     extra = " --text-encoder glove:glove.6B.300d.txt" if row.words == "glove" else ""
     extra += " --base all" if row.repeat_factors else ""
@@ -168,6 +224,24 @@ def _images(recipe: Recipe) -> str:
         return f"jitter {recipe.jitter[0]:g} to {recipe.jitter[1]:g}"
     shortest, longest, long_side = recipe.multi_scale
     return f"short side {shortest} to {longest}, long at most {long_side}"
+
+
+def _ezsd() -> Iterator[str]:
+    """What the two recipes say of the losses."""
+    coco, lvis = RECIPES["ezsd-coco"], RECIPES["ezsd-lvis"]
+    rows = {
+        "w, of the distillation": (coco.distillation_weight, lvis.distillation_weight),
+        "weight of the box losses": (coco.box_weight, lvis.box_weight),
+        "class loss": (coco.class_loss, lvis.class_loss),
+        "gradient's norm at most": (coco.clip_norm, lvis.clip_norm),
+        "regions distilled, besides ground truth": (
+            coco.distilled_regions,
+            lvis.distilled_regions,
+        ),
+    }
+    for words, values in rows.items():
+        yield f"| {words} | {' | '.join(str(v) for v in values)} |"
+    yield ""
 
 
 def _sweep() -> Iterator[str]:

@@ -373,6 +373,49 @@ def test_resnet50__published_sizes() -> None:
     assert region_levels(largest, detector.architecture).tolist() == [6]  # P6 is pooled too
 
 
+def test_ezsds_architecture__published_sizes() -> None:
+    torch.manual_seed(0)
+    detector = Detector(ARCHITECTURES["ezsd"], SYSTEMS["ezsd"], 512).eval()
+    head, sizes = detector.head, {}
+    for name, module in {
+        "shared": head.convs,
+        "own": head.own_convs,
+        "box": head.box_branch,
+    }.items():
+        sizes[name] = [tuple(p.shape) for p in module.parameters() if p.ndim > 1]
+    conv, fcs = (256, 256, 3, 3), [(1024, 256 * 49), (1024, 1024)]
+    assert sizes == {"shared": [conv] * 3, "own": [conv], "box": [conv, *fcs]}
+    assert [tuple(p.shape) for p in head.fcs.parameters() if p.ndim > 1] == fcs
+    assert tuple(head.project.weight.shape) == (512, 1024)
+    assert tuple(detector.boxes.weight.shape) == (4, 1024)  # and with it 1536 columns
+    assert tuple(detector.word_boxes.weight.shape) == (4, 512)
+    normed = [n for n, m in detector.named_modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert normed
+    assert all(name.startswith("backbone.body.") for name in normed)
+
+
+@pytest.mark.parametrize("system", ["ezsd", "vild-ensemble", "supervised"])
+def test_ezsds_architecture__trains_boxes_apart_from_embeddings(system: str) -> None:
+    torch.manual_seed(0)
+    architecture = replace(TINY, output_norms=False, norms=(), separate_convs=1)
+    assert architecture_from_dict(json.loads(json.dumps(architecture.as_dict()))) == architecture
+    detector = Detector(architecture, SYSTEMS[system], WIDTH, classes=2)
+    distilled = SYSTEMS[system].distilled
+    losses = losses_of(detector, distillation=[tiny_distillation()] * 2 if distilled else None)
+    losses["box"].backward(retain_graph=True)
+    assert detector.head.fcs[0].weight.grad is None
+    assert detector.head.box_branch[-2].weight.grad.abs().sum() > 0
+    detector.zero_grad()
+    torch.stack(list(losses.values())).sum().backward()
+    assert not [name for name, p in detector.named_parameters() if p.grad is None]
+    assert len(detector.eval().regions([tiny_images()[0]], count=5)[0]) > 0
+
+
+def test_architecture__what_came_later_is_named_where_it_is_unusual_alone() -> None:
+    assert not {"output_norms", "separate_convs"} & set(ARCHITECTURES["detpro"].as_dict())
+    assert {"output_norms", "separate_convs"} <= set(ARCHITECTURES["ezsd"].as_dict())
+
+
 def test_detpros_architecture__trains_and_finds_regions() -> None:
     torch.manual_seed(0)
     architecture = replace(ARCHITECTURES["detpro"], channels=8, fc_width=16, box_convs=1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from vildcli.errors import ModelError
+
+_LATER = ("output_norms", "separate_convs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,10 @@ class Architecture:
         short_side: pixels that the short side is scaled to, where the long one then fits into
             `image_size`; None fits the long side alone.
         resize: bilinear, `antialias`ed in floats, or of bytes without it as `opencv` does.
+        output_norms: whether batch norm follows the pyramid's outputs and the box head's
+            convolutions at all.
+        separate_convs: convolutions after `box_convs`, and fully connected layers, that boxes and
+            embeddings each have of their own; 0 lets them share all.
     """
 
     backbone: str = "resnet50"
@@ -66,6 +72,8 @@ class Architecture:
     min_proposal_side: float = 0.0
     short_side: int | None = None
     resize: Literal["antialias", "opencv"] = "antialias"
+    output_norms: bool = True
+    separate_convs: int = 0
 
     @property
     def pooled(self) -> tuple[int, ...]:
@@ -77,7 +85,12 @@ class Architecture:
         return int(2 ** max(self.pooled))
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """What came later is named where it is unusual alone: older models keep their identity."""
+        values = asdict(self)
+        for field in fields(self):
+            if field.name in _LATER and values[field.name] == field.default:
+                del values[field.name]
+        return values
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -119,6 +132,18 @@ ARCHITECTURES: dict[str, Architecture] = {
         norm_eps=1e-5,
     ),
 }
+
+
+# mmdetection's Mask R-CNN without norms of its own, and EZSD's head on it.
+ARCHITECTURES["ezsd"] = replace(
+    ARCHITECTURES["detpro"],
+    backbone="resnet50",
+    norms=(),
+    output_norms=False,
+    box_convs=3,
+    separate_convs=1,
+    box_fcs=2,
+)
 
 
 def architecture_from_dict(values: dict[str, Any]) -> Architecture:

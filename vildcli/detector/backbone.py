@@ -122,7 +122,12 @@ class Backbone(nn.Module):
             }
         )
         self.norm = nn.ModuleDict(
-            {str(k): batch_norm(channels, architecture) for k in self.convolved}
+            {
+                str(k): batch_norm(channels, architecture)
+                if architecture.output_norms
+                else nn.Identity()
+                for k in self.convolved
+            }
         )
         self.lateral_norm = nn.ModuleDict(
             {

@@ -112,7 +112,7 @@ class Detector(nn.Module):
         self.learned_words: nn.Parameter | None = None
         self.image_head: RegionHead | None = None
         if system.text_side and system.image_side == "student":
-            self.image_head = RegionHead(architecture, embedding_width)
+            self.image_head = RegionHead(architecture, embedding_width, with_boxes=False)
         self.word_boxes: nn.Linear | None = None
         if system.semantic_boxes:
             self.word_boxes = word_box_regression(embedding_width)

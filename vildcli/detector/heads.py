@@ -54,26 +54,52 @@ def region_levels(boxes: Tensor, architecture: Architecture) -> Tensor:
 class RegionHead(nn.Module):
     """Convolutions, fully connected layers and the projection to the text space.
 
-    Forward: roi features [M, channels, 7, 7] to FC features [M, fc_width] and unit-norm embeddings
-    [M, D]. Where there is no embedding width, as in a closed set, the embedding is [feature; 1].
+    Forward: roi features [M, channels, 7, 7] to FC features [M, fc_width], which boxes are made of,
+    and unit-norm embeddings [M, D]. Where there is no embedding width, as in a closed set, the
+    embedding is [feature; 1].
     """
 
-    def __init__(self, architecture: Architecture, embedding_width: int | None) -> None:
+    def __init__(
+        self, architecture: Architecture, embedding_width: int | None, *, with_boxes: bool = True
+    ) -> None:
+        """Build with random weights.
+
+        Args:
+            with_boxes: False where no boxes are made of the features.
+        """
         super().__init__()
-        width = architecture.channels
-        self.convs = nn.Sequential(
-            *(conv_norm_relu(width, width, architecture) for _ in range(architecture.box_convs))
-        )
+        self.convs = _box_convs(architecture, architecture.box_convs)
         self.fcs = nn.Sequential(*_fc_layers(architecture))
+        self.own_convs: nn.Sequential | None = None
+        self.box_branch: nn.Sequential | None = None
+        if architecture.separate_convs:
+            self.own_convs = _box_convs(architecture, architecture.separate_convs)
+        if architecture.separate_convs and with_boxes:
+            convs = _box_convs(architecture, architecture.separate_convs)
+            self.box_branch = nn.Sequential(*convs, nn.Flatten(), *_fc_layers(architecture))
         self.project = (
             nn.Linear(architecture.fc_width, embedding_width) if embedding_width else None
         )
 
     def forward(self, roi_features: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.fcs(self.convs(roi_features).flatten(1))
+        shared = self.convs(roi_features)
+        own = self.fcs((self.own_convs(shared) if self.own_convs else shared).flatten(1))
+        features = own if self.box_branch is None else self.box_branch(shared)
         if self.project is None:
-            return features, F.pad(features.float(), (0, 1), value=1.0)
-        return features, F.normalize(self.project(features).float(), dim=-1)
+            return features, F.pad(own.float(), (0, 1), value=1.0)
+        return features, F.normalize(self.project(own).float(), dim=-1)
+
+
+def _box_convs(architecture: Architecture, count: int) -> nn.Sequential:
+    width = architecture.channels
+    return nn.Sequential(
+        *(
+            conv_norm_relu(width, width, architecture)
+            if architecture.output_norms
+            else _conv_relu(width)
+            for _ in range(count)
+        )
+    )
 
 
 def _fc_layers(architecture: Architecture) -> list[nn.Module]:
