@@ -96,17 +96,21 @@ class _Progress:
         self._left, self._done = self._left - images, self._done + images
         rate = self._done / (time.perf_counter() - self._begin)
         left, shares = self._left / rate if rate else 0.0, self._seconds.shares()
-        if self._forecast and self._left > 0 and rate:
+        if self._forecast and self._left > 0 and self._seconds.forward:
             console.say(f"The rest will take {duration(left)}.")
-        self._forecast = False
+            self._forecast = False
         facts = {
             "images_per_second": round(rate, 3),
             "seconds_left": round(left, 3),
             "shares": {stage: round(share, 3) for stage, share in shares.items()},
         }
-        # A terminal's bar counts down by itself.
-        tail = "" if sys.stderr.isatty() or self._left <= 0 else f", {duration(left)} left"
-        self._advance(images, f"{rate:.1f} images/s{tail}; {_share_text(shares)}", facts)
+        note = f"{rate:.1f} images/s"
+        if sys.stderr.isatty():  # its bar counts down by itself, and leaves little room
+            note += f", {_share_text(shares).partition(',')[0]}"
+        else:
+            note += f", {duration(left)} left" if self._left > 0 else ""
+            note += f"; {_share_text(shares)}"
+        self._advance(images, note, facts)
 
 
 def _say_shrunk(before: int, after: int) -> None:

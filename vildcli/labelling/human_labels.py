@@ -9,7 +9,7 @@ A run holds what the machine found, and never what people drew: `vildcli merge` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +22,7 @@ from vildcli.errors import DataError
 from vildcli.labelling.human_files import HumanLabels
 from vildcli.labelling.plan import PlannedImage
 from vildcli.teacher.clip_on_crops import select_rows
-from vildcli.types import Regions
+from vildcli.types import RegionLabels, Regions
 
 Existing = Literal["skip", "merge", "replace"]
 OVERLAP = 0.5  # IoU from which a region shows what a person's box shows
@@ -74,6 +74,23 @@ def refuse_other_frame(drawn: HumanBoxes, image: DecodedImage, name: str) -> Non
 def leave_free(regions: Regions, drawn: HumanBoxes) -> Regions:
     """The regions that show nothing a person has drawn a box around."""
     return select_rows(regions, torch.where(~shows_drawn(regions.boxes, drawn))[0])
+
+
+def label_free(
+    regions: Regions, drawn: HumanBoxes, label: Callable[[Regions], RegionLabels]
+) -> tuple[Regions, RegionLabels]:
+    """Regions that show nothing a person has drawn a box around, and their labels.
+
+    A name may move its box (EZSD): regions that land on a person's box go as well.
+    """
+    regions = leave_free(regions, drawn)
+    labels = label(regions)
+    while labels.boxes is not None and (moved := shows_drawn(labels.boxes, drawn)).any():
+        left = torch.ones(len(regions), dtype=torch.bool)
+        left[labels.regions[moved]] = False
+        regions = select_rows(regions, torch.where(left)[0])
+        labels = label(regions)
+    return regions, labels
 
 
 def shows_drawn(boxes: Tensor, drawn: HumanBoxes) -> Tensor:

@@ -33,7 +33,7 @@ from vildcli.data.images import DecodedImage, read_image
 from vildcli.errors import DataError
 from vildcli.labelling.batches import Forward, RegionDetector, batches_by_canvas
 from vildcli.labelling.copies import copy_units, is_copies
-from vildcli.labelling.human_labels import HumanBoxes, leave_free, refuse_other_frame
+from vildcli.labelling.human_labels import HumanBoxes, label_free, refuse_other_frame
 from vildcli.labelling.plan import WHOLE, PlannedImage, Shard, image_path, read_plan, units_of
 from vildcli.labelling.records import is_done, region_schema, write_batches, write_part
 from vildcli.labelling.rows import (
@@ -376,8 +376,7 @@ class _Finish:
         for image, regions in zip(images, found, strict=True):
             image_id = image["image_id"]
             with self.seconds.measure("score"):
-                regions = self._stored(image_id, regions)
-                labels = self.labeller.label(regions)
+                regions, labels = self._named(image_id, regions)
             with self.seconds.measure("write"):
                 rows.images[image_id] = {**image, "embedding": image_embedding(regions)}
                 rows.regions[image_id] = region_batch(
@@ -385,11 +384,13 @@ class _Finish:
                 )
                 rows.labels[image_id] = list(label_rows(image_id, labels))
 
-    def _stored(self, image_id: int, regions: Regions) -> Regions:
+    def _named(self, image_id: int, regions: Regions) -> tuple[Regions, RegionLabels]:
+        """The regions that are stored, and their names."""
+        regions = as_stored(regions, self.job.region_dtype)
         drawn = self.job.people.get(image_id)
-        if drawn is not None:
-            regions = leave_free(regions, drawn)
-        return as_stored(regions, self.job.region_dtype)
+        if drawn is None:
+            return regions, self.labeller.label(regions)
+        return label_free(regions, drawn, self.labeller.label)
 
     def commit(self, rows: _UnitRows) -> None:
         """Write the parts of a unit, its commit mark last."""
