@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from PIL import Image
 from run_builder import DrawnImage, DrawnLabel, build_run
+from stub_model import StubModel, draw_images
 
 from vildcli.cli import run
 from vildcli.commands.calibrate import warn_of_foreign_thresholds
@@ -71,7 +74,10 @@ def test_calibrate__writes_a_vocabulary_that_holds_the_target(
     assert pear.threshold == plum.threshold == values["terms"][1]["threshold"]
     assert [row["from"] for row in values["terms"]] == ["own", "all", "all"]
     assert values["too_few"] == [2, 3]
-    assert "2 terms have (pear, plum) fewer than 20 labels that the truth can judge" in printed.err
+    assert (
+        "2 terms (pear, plum) have fewer than 20 labels that the truth can judge: the threshold"
+        in printed.err
+    )
     table = (tmp_path / "calibrated-thresholds.csv").read_text(encoding="utf-8").splitlines()
     assert len(table) == 4
     with Image.open(tmp_path / "calibrated-reliability.png") as plot:
@@ -106,7 +112,7 @@ def test_calibrate__a_target_out_of_reach_is_said(
         calibrate(labelled, truth, out, "--target-precision", "1", "--method", "temperature") == 0
     )
     err = capsys.readouterr().err
-    assert "Warning: 3 terms have (apple, pear, plum) no score that is expected to be right" in err
+    assert "Warning: 3 terms (apple, pear, plum) have no score that is expected to be right" in err
     assert "in 100% of cases: the threshold is 1, which shows nothing." in err
     assert [category.threshold for category in load_vocabulary(out).categories] == [1, 1, 1]
 
@@ -146,6 +152,45 @@ def test_calibrate__a_file_that_cannot_say_what_it_holds_for(
 @pytest.mark.parametrize("target", ["0", "1.5"])
 def test_calibrate__usage(labelled: Path, truth: Path, tmp_path: Path, target: str) -> None:
     assert calibrate(labelled, truth, tmp_path / "v.yaml", "--target-precision", target) == 2
+
+
+def test_detect_and_report__after_calibrate(
+    labelled: Path,
+    truth: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Another context is warned of, the thresholds are used, the report has the call's times."""
+
+    def open_labelling_model(vocabulary: object, options: object) -> StubModel:
+        model = StubModel()
+        model.settings |= {"system": "vild", "context": "other"}
+        return model
+
+    module = ModuleType("vildcli.labelling.model")
+    module.open_labelling_model = open_labelling_model  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vildcli.labelling.model", module)
+    monkeypatch.setenv("VILDCLI_CACHE", str(tmp_path / "cache"))
+    header = json.loads((labelled / "run.json").read_text())
+    header["settings"] |= {"system": "vild", "context": "lvis"}
+    (labelled / "run.json").write_text(json.dumps(header))
+    out, photos = tmp_path / "calibrated.yaml", draw_images(tmp_path / "others", 3)
+    assert calibrate(labelled, truth, out) == 0
+    capsys.readouterr()
+    new = tmp_path / "new"
+    assert run(["detect", str(photos), "--vocab", str(out), "--out", str(new)]) == 0
+    assert (
+        "Warning: The thresholds of fruit were calibrated with another context: calibrate them "
+        "again for this run.\n" in capsys.readouterr().err
+    )
+    assert view_run(new).thresholds == {c.id: c.threshold for c in load_vocabulary(out).categories}
+    assert run(["report", str(new)]) == 0
+    (call,) = (new / "calls.jsonl").read_text().splitlines()
+    assert json.loads(call)["images"] == 3
+    page = (new / "report.html").read_text(encoding="utf-8")
+    assert "images a second" in page
+    assert "left its times" not in page
 
 
 def test_warn_of_foreign_thresholds(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,10 @@ _DPI = 120
 
 
 def draw_reliability(calibration: Calibration, out: Path) -> None:
-    """Write a PNG: share of right labels by score, and by calibrated probability."""
+    """Write a PNG: share of right labels by score, and by calibrated probability.
+
+    The larger a point, the more labels are in its bin.
+    """
     from matplotlib.figure import Figure
 
     where = "other images" if calibration.held_out is not None else "the same images"
@@ -35,8 +38,10 @@ def _draw(axes: Any, found: Mapping[str, Reliability], title: str, xlabel: str) 
     axes.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)
     for name, row in found.items():
         label = f"{name} ({row.labels.sum()} labels), ECE {row.error:.3f}"
-        axes.plot(row.probability, row.share, marker="o", markersize=4, label=label)
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=xlabel, title=title)
+        (line,) = axes.plot(row.probability, row.share, alpha=0.5, label=label)
+        sizes = 8 + 150 * row.labels / row.labels.sum()
+        axes.scatter(row.probability, row.share, s=sizes, color=line.get_color())
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=xlabel, title=title)
     axes.set_ylabel("share of right labels")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="upper left")
+    axes.legend(fontsize=8, loc="best")

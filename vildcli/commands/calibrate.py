@@ -151,8 +151,8 @@ def _show(calibration: Calibration) -> None:
         console.warn("Half of the images has too few labels to check the thresholds on the other.")
     if calibration.too_few:
         console.say(
-            f"{_terms(calibration.too_few)} fewer than {FEWEST} labels that the truth can judge, "
-            f"and take the threshold of their group."
+            f"{_terms(calibration.too_few)} fewer than {FEWEST} labels that the truth can judge: "
+            "the threshold of the group is used."
         )
     if calibration.unreachable:
         console.warn(
@@ -162,8 +162,7 @@ def _show(calibration: Calibration) -> None:
 
 
 def _terms(rows: tuple[Agreement, ...]) -> str:
+    """Such as "2 terms (apple, pear) have"."""
     names = ", ".join(row.name for row in rows[:_NAMES_SHOWN])
     more = ", …" if len(rows) > _NAMES_SHOWN else ""
-    if len(rows) == 1:
-        return f"1 term has ({names})"
-    return f"{len(rows)} terms have ({names}{more})"
+    return f"1 term ({names}) has" if len(rows) == 1 else f"{len(rows)} terms ({names}{more}) have"

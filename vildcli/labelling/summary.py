@@ -75,7 +75,7 @@ def summarise(
 
 
 def remember_call(run: Path, summary: LabellingSummary, shares: Mapping[str, float]) -> None:
-    """Append to `calls.jsonl` what a call took, for the run's report.
+    """Append to `calls.jsonl` what a call took, for the run's report; a full disk is let be.
 
     Args:
         shares: what the call waited for, 0-1.
@@ -87,9 +87,11 @@ def remember_call(run: Path, summary: LabellingSummary, shares: Mapping[str, flo
         "peak_rss_mib": summary.peak_rss_mib,
         "shares": {stage: round(share, 3) for stage, share in shares.items()},
     }
-    # One write: lines of several processes do not mix.
-    with (run / CALLS_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(values) + "\n")
+    try:  # one write: lines of several processes do not mix
+        with (run / CALLS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+    except OSError:
+        return
 
 
 def _totals(run: Path, units: Iterable[int]) -> Counter[str]:
