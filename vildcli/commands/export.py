@@ -221,6 +221,8 @@ def _show(
     written: Sequence[Path],
     as_json: bool,
 ) -> None:
+    from vildcli.export.writing import left_behind
+
     if summary.units_done < summary.units_total:
         console.warn(
             f"{run} is not complete: {summary.units_done} of {summary.units_total} units are done."
@@ -240,6 +242,8 @@ def _show(
         console.say(f"{summary.failed} failed images are left out.")
     for path in written:
         console.say(f"Wrote {path}")
+        for half in left_behind(path):
+            console.warn(f"{half} is half an export: delete it, unless one is being written now.")
     console.say(f"Next: {console.program()} review {run}")
 
 

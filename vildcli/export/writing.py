@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,9 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vildcli.errors import RunError
-from vildcli.runs import RUN_FILE, is_run, open_run, write_atomically
+from vildcli.runs import RUN_FILE, is_run, open_run, write_atomically, write_json
 
 KIND = "export"
+_OLD = ".old"  # ends the name of what is being replaced
 ImageFiles = Literal["link", "copy"]
 
 
@@ -60,19 +64,53 @@ def write_folder(out: Path, settings: Mapping[str, Any], write: Callable[[Path],
         RunError: `out` holds something else than an export, or cannot be written.
     """
     out = Path(os.path.realpath(out))  # a link to another disk stays one
+    _finish_exchange(out)
     if out.exists() and not _is_replaceable(out):
         raise RunError(
             f"{out} is no export that vildcli made, so it is not replaced.",
             hint="Choose another --out, or remove it yourself.",
         )
-    beside, old = (out.with_name(f".{out.name}.{os.getpid()}{end}") for end in ("", ".old"))
+    beside = out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    old = out.with_name(f"{beside.name}{_OLD}")
     try:
         with _explained(out):
-            open_run(beside, kind=KIND, settings=settings)
+            open_run(beside, kind=KIND, settings=settings, arguments={"whole": False})
             write(beside)
+            _say_whole(beside)
             _exchange(beside, out, old)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def export_header(folder: Path) -> dict[str, Any] | None:
+    """What an export's folder says of itself in `run.json`; None of any other folder."""
+    if not is_run(folder):
+        return None
+    header: dict[str, Any] = json.loads((folder / RUN_FILE).read_bytes())
+    return header if header.get("kind") == KIND else None
+
+
+def _say_whole(folder: Path) -> None:
+    header = json.loads((folder / RUN_FILE).read_bytes())
+    write_json(folder / RUN_FILE, {**header, "arguments": {"whole": True}})
+
+
+def left_behind(out: Path) -> list[Path]:
+    """Half-written files and folders of exports to `out` that were killed, or go on now."""
+    named = re.compile(re.escape(f".{out.stem}.") + r"\d+-[0-9a-f]{8}" + re.escape(out.suffix))
+    folder = re.compile(re.escape(f".{out.name}.") + r"\d+-[0-9a-f]{8}")
+    beside = out.absolute().parent.iterdir() if out.absolute().parent.is_dir() else ()
+    return sorted(p for p in beside if named.fullmatch(p.name) or folder.fullmatch(p.name))
+
+
+def _finish_exchange(out: Path) -> None:
+    """Put an older export back that was moved away by a process that was killed right then."""
+    pattern = f".{glob.escape(out.name)}.*{_OLD}"
+    for old in sorted(out.parent.glob(pattern), key=lambda path: path.stat().st_mtime):
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(out)
 
 
 def _is_replaceable(folder: Path) -> bool:
@@ -80,8 +118,7 @@ def _is_replaceable(folder: Path) -> bool:
         return False
     if not any(folder.iterdir()):
         return True
-    # A labelling run is vildcli's too.
-    return is_run(folder) and json.loads((folder / RUN_FILE).read_bytes()).get("kind") == KIND
+    return export_header(folder) is not None  # a labelling run is vildcli's too
 
 
 def _exchange(new: Path, out: Path, old: Path) -> None:

@@ -15,6 +15,7 @@ from vildcli.export.checks.reading import UnreadableError
 from vildcli.export.checks.table import check_csv, check_parquet
 from vildcli.export.checks.voc import check_voc
 from vildcli.export.checks.yolo import check_yolo
+from vildcli.export.writing import export_header
 
 CHECKS: dict[str, Callable[[Path], Iterator[Problem]]] = {
     "coco": check_coco,
@@ -43,9 +44,15 @@ def check_export(path: str | Path, form: str | None = None) -> tuple[str, list[P
     """
     path = Path(path)
     found = form or format_of(path)
-    problems: list[Problem] = []
+    problems = [*_half_export(path)]
     try:
         problems.extend(CHECKS[found](path))
     except UnreadableError as error:
         problems.append(error.problem)
     return found, problems
+
+
+def _half_export(path: Path) -> Iterator[Problem]:
+    header = export_header(path) if path.is_dir() else None
+    if header is not None and not header["arguments"].get("whole", True):
+        yield Problem("run.json", "says that the export was ended before all was written")

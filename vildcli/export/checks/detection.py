@@ -8,6 +8,7 @@ from pathlib import Path
 from vildcli.errors import DataError
 from vildcli.export.checks.fiftyone import METADATA, SAMPLES
 from vildcli.export.checks.yolo import yolo_yaml
+from vildcli.export.writing import export_header
 
 _HEAD = 4096  # bytes
 _XML_ROOTS = {"annotations": "cvat", "annotation": "voc"}
@@ -31,6 +32,9 @@ def format_of(path: Path) -> str:
 
 
 def _format_of_folder(path: Path) -> str | None:
+    header = export_header(path)
+    if header is not None:
+        return str(header["settings"]["to"])
     if yolo_yaml(path) is not None:
         return "yolo"
     if (path / METADATA).is_file() and (path / SAMPLES).is_file():
