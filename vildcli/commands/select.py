@@ -10,12 +10,14 @@ import click
 
 from vildcli import console
 from vildcli.commands.grouping import GroupedCommand
+from vildcli.commands.selection_result import SHOWN, selection_summary, show_selection
 
 if TYPE_CHECKING:
     from vildcli.labelling.thresholds import RunView
+    from vildcli.selection.classification import Task
     from vildcli.selection.influence import Influences
     from vildcli.selection.pool import Pool
-    from vildcli.selection.select import Budget, Selection, SelectionOptions
+    from vildcli.selection.select import Budget, SelectionOptions
     from vildcli.selection.writing import Outputs
 
 EXAMPLE = """\
@@ -26,6 +28,8 @@ Examples:
   vildcli select runs/photos --strategy hybrid --budget 100 --out next.txt
   vildcli select runs/photos --strategy entropy --per minute --budget 5% \\
     --reviewed done.json --diverse --out next.txt
+  vildcli select pool --classification labelled --reference held-out --strategy isal \\
+    --budget 100 --out next.txt
 """
 _GROUPS = {
     "Choice": ("strategy", "budget", "per", "diverse", "pseudo_score", "seed"),
@@ -33,14 +37,15 @@ _GROUPS = {
         *("reference", "reference_images", "model", "prompts", "inverse", "chains", "depth"),
         *("evaluation", "as_published", "matched_only", "device", "offline"),
     ),
+    "Classification": ("classification", "teacher"),
     "Images": ("reviewed", "images"),
     "Effort": ("image_seconds", "box_seconds"),
 }
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _STRATEGIES = ("isal", "entropy", "margin", "coreset", "random", "hybrid")
+_PATH = click.Path(exists=True, path_type=Path)
 _COUNT = click.IntRange(min=1)
-_SHOWN = 10
 
 
 def _budget(context: click.Context, parameter: click.Parameter, text: str) -> Budget:
@@ -89,7 +94,7 @@ def _budget(context: click.Context, parameter: click.Parameter, text: str) -> Bu
 @click.option("--seed", type=int, default=0, show_default=True, help="Of --strategy random.")
 @click.option(
     "--reference",
-    type=_FILE,
+    type=_PATH,
     metavar="JSON",
     help="Labelled, held-out annotation set that the choice is to help with.",
 )
@@ -100,16 +105,15 @@ def _budget(context: click.Context, parameter: click.Parameter, text: str) -> Bu
 @click.option("--prompts", metavar="P", help="Sentences.  [default: the model's]")
 @click.option(
     "--inverse",
-    type=click.Choice(["ekfac", "lissa", "none"]),
-    default="ekfac",
-    show_default=True,
-    help="Of the Hessian: Kronecker-factored, LiSSA as published, or plain gradient similarity.",
+    type=click.Choice(["ekfac", "lissa", "none", "exact"]),
+    help="Of the Hessian: Kronecker-factored, LiSSA as published, none (gradient similarity), or "
+    "exact (classification).  [default: ekfac; exact for classification]",
 )
 @click.option("--chains", type=_COUNT, default=4, show_default=True, help="Chains of LiSSA.")
 @click.option("--depth", type=_COUNT, default=1000, show_default=True, help="Steps of each.")
 @click.option(
     "--evaluation",
-    type=_FILE,
+    type=_PATH,
     metavar="JSON",
     help="What you evaluate on: it must share no image with --reference.",
 )
@@ -125,6 +129,19 @@ def _budget(context: click.Context, parameter: click.Parameter, text: str) -> Bu
 )
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps.  [default: the best]")
 @click.option("--offline", is_flag=True, help="Never use the network.")
+@click.option(
+    "--classification",
+    type=_FOLDER,
+    metavar="DIR",
+    help="Labelled images, one folder a class: RUN is then a folder of images to choose from.",
+)
+@click.option(
+    "--teacher",
+    metavar="T",
+    default="ViT-B-32:openai",
+    show_default=True,
+    help="open_clip model that embeds whole images.",
+)
 @click.option(
     "--reviewed",
     type=_FILE,
@@ -164,14 +181,17 @@ def command(
     Writes their paths, best first; `vildcli review` shows them as a saved view. Images without any
     label from --pseudo-score on are listed apart. isal measures how much labels of an image would
     help on a reference set; it looks at every image again, and continues when it is interrupted.
+    With --classification, RUN is a folder of images, and the model a linear head on embeddings.
     """
     from vildcli.labelling.thresholds import view_run
     from vildcli.selection.select import select
-    from vildcli.selection.writing import Outputs, write_selection
+    from vildcli.selection.writing import Outputs, write_run_selection
 
     options = _options(choices)
     outputs = Outputs(out)
     outputs.refuse(force)
+    if choices["classification"] is not None:
+        return _choose_images(run, options, outputs, as_json, choices)
     view = view_run(run)
     if not view.is_complete:
         console.warn(f"{run} is not complete: {view.progress_text}.")
@@ -180,10 +200,12 @@ def command(
     if options.strategy == "isal":
         found = _influences(view, pool, images, outputs.work, force, choices)
     selection = select(view, pool, options, found.values if found else None)
-    write_selection(view, selection, outputs, images=images, settings=_settings(choices))
-    _show(run, pool, selection, outputs)
+    write_run_selection(view, selection, outputs, images=images, settings=_settings(choices))
+    show_selection(selection, outputs, len(pool.reviewed))
+    console.say(f"Next: {console.program()} review {run}")
     if as_json:
-        click.echo(json.dumps({**_said(run, pool, selection, outputs), **_of_isal(found)}))
+        said = selection_summary(run, selection, outputs, len(pool.candidates), len(pool.reviewed))
+        click.echo(json.dumps({**said, **_of_isal(found)}))
     return 3 if found and found.failed else 0
 
 
@@ -201,6 +223,11 @@ def _influences(
     from vildcli.selection.reference import read_reference, refuse_evaluation, refuse_pool
 
     model = choices["model"] or influence.model_of(view.run)
+    for name in ("reference", "evaluation"):
+        if choices[name] is not None and choices[name].is_dir():
+            raise click.UsageError(f"--{name} of a run is an annotation file, not a folder.")
+    if choices["inverse"] == "exact":
+        raise click.UsageError("--inverse exact is for --classification, which is convex.")
     if choices["reference"] is None or model is None:
         missing = "--reference JSON" if choices["reference"] is None else "--model M"
         raise click.UsageError(f"isal needs {missing}.")
@@ -223,13 +250,14 @@ def _influences(
     console.say(
         f"Reference: {len(reference.images)} images of {reference.path}. Do not evaluate on it."
     )
-    names = ("inverse", "chains", "depth", "pseudo_score")
+    names = ("chains", "depth", "pseudo_score")
+    inverse: influence.InverseKind = choices["inverse"] or "ekfac"
     found = influence.measure_influences(
         view,
         pool,
         reference,
         opened,
-        influence.InfluenceOptions(**{name: choices[name] for name in names}),
+        influence.InfluenceOptions(inverse, **{name: choices[name] for name in names}),
         work,
         images=images,
         force=force,
@@ -247,7 +275,7 @@ def _warn(found: Influences) -> None:
         console.warn(f"Layers without a finite direction say nothing: {', '.join(found.unknown)}.")
     if nans := sum(value != value for value in found.values.values()):
         console.warn(f"{nans} images have no finite gradient; they come last.")
-    for image_id, reason in list(found.failed.items())[:_SHOWN]:
+    for image_id, reason in list(found.failed.items())[:SHOWN]:
         console.warn(f"Image {image_id}: {reason}")
 
 
@@ -296,34 +324,63 @@ def _settings(choices: dict[str, Any]) -> dict[str, Any]:
     return said
 
 
-def _show(run: Path, pool: Pool, found: Selection, outputs: Outputs) -> None:
-    rows = [
-        (one.candidate.image.path, one.value, len(one.candidate.scores), one.per_box, one.minutes)
-        for one in found.chosen[:_SHOWN]
-    ]
-    columns = ("image", "value", "boxes", "per box", "minutes")
-    console.show_table(f"First by {found.options.strategy}", columns, rows)
-    console.say(
-        f"{len(found.chosen)} of {len(pool.candidates)} images chosen, about "
-        f"{found.minutes:.0f} minutes of work; {len(pool.reviewed)} are reviewed already."
+def _choose_images(
+    folder: Path,
+    options: SelectionOptions,
+    outputs: Outputs,
+    as_json: bool,
+    choices: dict[str, Any],
+) -> int:
+    """The classification case: FOLDER is a pool of images, labelled ones lie in class folders."""
+    from vildcli.devices import choose_device
+    from vildcli.selection.classification import choose_images
+    from vildcli.selection.writing import write_selection
+    from vildcli.teacher.encoder import image_encoder_of
+    from vildcli.text.open_clip_models import load_open_clip
+
+    if options.diverse or options.per != "image":
+        raise click.UsageError("--diverse and --per ask boxes of a run; choose --strategy hybrid.")
+    task = _task(folder, options, choices)
+    device = choose_device(choices["device"])
+    encoder = image_encoder_of(
+        load_open_clip(choices["teacher"], offline=choices["offline"]), device
     )
-    if found.left_out:
-        console.warn(
-            f"{len(found.left_out)} images have nothing to rank them by: {outputs.left_out}"
-        )
-    console.say(f"Paths: {outputs.paths}  Scores: {outputs.scores}")
-    console.say(f"Next: {console.program()} review {run}")
+    found = choose_images(
+        task,
+        encoder,
+        options,
+        outputs.work,
+        inverse=choices["inverse"] or "exact",
+        chains=choices["chains"],
+        depth=choices["depth"],
+        progress=console.progress,
+    )
+    said = {"folder": str(folder), "teacher": choices["teacher"]}
+    write_selection(found.selection, outputs, lambda image: folder / image.path, said)
+    show_selection(found.selection, outputs, found.skipped)
+    if found.accuracy is not None:
+        console.say(f"Accuracy on the reference set before the choice: {found.accuracy:.3f}")
+    if as_json:
+        total = len(found.selection.chosen) + len(found.selection.others)
+        shown = selection_summary(folder, found.selection, outputs, total, found.skipped)
+        click.echo(json.dumps({**shown, "accuracy": found.accuracy}))
+    return 3 if found.selection.left_out else 0
 
 
-def _said(run: Path, pool: Pool, found: Selection, outputs: Outputs) -> dict[str, Any]:
-    return {
-        "run": str(run),
-        "strategy": found.options.strategy,
-        "candidates": len(pool.candidates),
-        "reviewed": len(pool.reviewed),
-        "chosen": len(found.chosen),
-        "left_out": len(found.left_out),
-        "minutes": round(found.minutes, 1),
-        "paths": str(outputs.paths),
-        "scores": str(outputs.scores),
-    }
+def _task(folder: Path, options: SelectionOptions, choices: dict[str, Any]) -> Task:
+    from vildcli.selection.classification import Task
+    from vildcli.selection.image_folders import find_classes, find_pool
+
+    reference, evaluation = choices["reference"], choices["evaluation"]
+    for name, path in (("reference", reference), ("evaluation", evaluation)):
+        if path is not None and not path.is_dir():
+            raise click.UsageError(f"With --classification, --{name} is a folder of class folders.")
+    if options.strategy == "isal" and reference is None:
+        raise click.UsageError("isal needs --reference DIR.")
+    is_checked = evaluation is not None and not choices["as_published"]
+    return Task(
+        find_pool(folder),
+        find_classes(choices["classification"]),
+        None if reference is None else find_classes(reference),
+        find_pool(evaluation) if is_checked else None,
+    )

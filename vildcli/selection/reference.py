@@ -19,6 +19,8 @@ from vildcli.runs import file_sha256
 from vildcli.vocabulary.category import Category
 
 VALIDATED_ON = "validated_on"  # in a model's provenance: the hash of what it was validated on
+WHY = "choosing by it makes what is measured on it afterwards too good"
+HINT = "Hold out another part, or give --as-published: the published experiments do so."
 _SHOWN = 5
 
 
@@ -122,22 +124,20 @@ def refuse_evaluation(
     Raises:
         DataError: it is the same file, or shares an image with it.
     """
-    why = "choosing by it makes what is measured on it afterwards too good"
-    hint = "Hold out another part, or give --as-published: the published experiments do so."
     if provenance.get(VALIDATED_ON) == reference.sha256:
-        raise DataError(f"{reference.path} is what the model was validated on: {why}.", hint=hint)
+        raise DataError(f"{reference.path} is what the model was validated on: {WHY}.", hint=HINT)
     if evaluation is None:
         return
     if file_sha256(evaluation) == reference.sha256:
-        raise DataError(f"{reference.path} is the evaluation set: {why}.", hint=hint)
+        raise DataError(f"{reference.path} is the evaluation set: {WHY}.", hint=HINT)
     theirs = load_annotations(evaluation)
     hashes = _hashes(theirs)
     shared = [image for image in reference.images if file_sha256(image.file) in hashes]
     if shared:
         raise DataError(
             f"{len(shared)} of the {len(reference.images)} images of {reference.path} are in the "
-            f"evaluation set {evaluation}, the first is {shared[0].file.name}: {why}.",
-            hint=hint,
+            f"evaluation set {evaluation}, the first is {shared[0].file.name}: {WHY}.",
+            hint=HINT,
         )
 
 

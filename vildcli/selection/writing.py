@@ -10,7 +10,7 @@ RUN/selection.json   {"strategy": …, "image_ids": […]}: the saved view, the 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def refuse_unwritable(file: Path) -> None:
         raise RunError(f"{parent} cannot be written.", hint="Choose another --out.")
 
 
-def write_selection(
+def write_run_selection(
     view: RunView,
     found: Selection,
     outputs: Outputs,
@@ -84,17 +84,34 @@ def write_selection(
     images: Path | None = None,
     settings: dict[str, Any] | None = None,
 ) -> None:
-    """Write a choice.
+    """Write a choice of a run's images, and its view.
 
     Args:
         images: the folder that the run's images have moved to.
         settings: what else decided it, for the JSON.
     """
+    said = {"run": str(view.run), "fingerprint": view.fingerprint, "settings": settings or {}}
+    write_selection(found, outputs, lambda image: image_path(view.run, image, images), said)
+    ids = [one.candidate.image_id for one in found.chosen]
+    write_json(view.run / SELECTION_FILE, {"strategy": found.options.strategy, "image_ids": ids})
+
+
+def write_selection(
+    found: Selection,
+    outputs: Outputs,
+    path_of: Callable[[ImageRecord], Path],
+    said: dict[str, Any],
+) -> None:
+    """Write a choice.
+
+    Args:
+        path_of: where an image is.
+        said: what the choice is of.
+    """
 
     def paths(records: Iterable[ImageRecord]) -> list[str]:
-        return [os.path.abspath(image_path(view.run, record, images)) for record in records]
+        return [os.path.abspath(path_of(record)) for record in records]
 
-    write_lines(outputs.paths, paths(one.candidate.image for one in found.chosen))
     outputs.left_out.unlink(missing_ok=True)
     if found.left_out:
         write_lines(outputs.left_out, paths(c.image for c in found.left_out))
@@ -102,18 +119,15 @@ def write_selection(
         outputs.scores,
         {
             "format": SELECTION_FORMAT,
-            "run": str(view.run),
-            "fingerprint": view.fingerprint,
+            **said,
             "strategy": found.options.strategy,
             "per": found.options.per,
-            "settings": settings or {},
             "chosen": [_row(one, place) for place, one in enumerate(found.chosen, start=1)],
             "others": [_row(one, None) for one in found.others],
             "left_out": [c.image_id for c in found.left_out],
         },
     )
-    ids = [one.candidate.image_id for one in found.chosen]
-    write_json(view.run / SELECTION_FILE, {"strategy": found.options.strategy, "image_ids": ids})
+    write_lines(outputs.paths, paths(one.candidate.image for one in found.chosen))
 
 
 def write_lines(file: Path, lines: Iterable[str]) -> None:
