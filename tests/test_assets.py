@@ -47,9 +47,9 @@ def test_an_unknown_name_lists_the_known_and_the_nearest(tmp_path, monkeypatch):
     with pytest.raises(VocabularyError) as error:
         assets.prompts_file("vild63")
     assert str(error.value) == "There is no shipped set of prompts 'vild63'."
-    assert (
-        error.value.hint
-        == "Did you mean 'vild-63'? Shipped: attributes, bare, clip-80, detpro-74, single, vild-63."
+    assert error.value.hint == (
+        "Did you mean 'vild-63'? Shipped: attributes, bare, clip-80, detpro-74, ezsd, single, "
+        "vild-63."
     )
     monkeypatch.chdir(tmp_path)
     Path("fruit").write_text("apple\n")

@@ -37,7 +37,13 @@ def test_fill_can_leave_the_sentence_alone():
 
 @pytest.mark.parametrize(
     ("name", "count", "this_is"),
-    [("vild-63", 63, True), ("clip-80", 80, False), ("single", 1, True), ("detpro-74", 74, False)],
+    [
+        ("vild-63", 63, True),
+        ("clip-80", 80, False),
+        ("single", 1, True),
+        ("detpro-74", 74, False),
+        ("ezsd", 1, False),
+    ],
 )
 def test_shipped_prompts(name, count, this_is):
     prompts = load_prompts(name)

@@ -148,11 +148,15 @@ def embed_regions(image: Tensor, boxes: Tensor, encoder: ImageEncoder) -> Tensor
 @torch.inference_mode()
 def encode_crops(crops: Tensor, encoder: ImageEncoder) -> Tensor:
     """Encode crops [M, 3, size, size] uint8; returns [M, D] un-normalised float32 on the CPU."""
-    recipe = encoder.recipe
-    mean = torch.tensor(recipe.mean, device=encoder.device).view(3, 1, 1)
-    std = torch.tensor(recipe.std, device=encoder.device).view(3, 1, 1)
     some = crops if len(crops) else crops.new_zeros(1, *crops.shape[1:])  # to know the width
     batches = [
-        encoder.encode((batch.float() / 255 - mean) / std) for batch in torch.split(some, BATCH)
+        encoder.encode(normalise(batch, encoder.recipe)) for batch in torch.split(some, BATCH)
     ]
     return torch.cat(batches)[: len(crops)].float().cpu()
+
+
+def normalise(crops: Tensor, recipe: CropRecipe) -> Tensor:
+    """Crops [M, 3, size, size] uint8 as the encoder takes them, float32, on the same device."""
+    mean = torch.tensor(recipe.mean, device=crops.device).view(3, 1, 1)
+    std = torch.tensor(recipe.std, device=crops.device).view(3, 1, 1)
+    return (crops.float() / 255 - mean) / std

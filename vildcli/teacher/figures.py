@@ -74,7 +74,9 @@ def measure_teacher(
     objects = [o for group in annotations.annotations.values() for o in group if _counts(o)]
     order = torch.randperm(len(objects), generator=torch.Generator().manual_seed(seed))
     asked = [objects[i] for i in order[:BOXES].tolist()]
-    named = _top1(asked, annotations, image_folder, encoder, text_embeddings()) if asked else []
+    named = (
+        name_boxes(asked, annotations, image_folder, encoder, text_embeddings()) if asked else []
+    )
     met = _met(objects, cache)
     groups = {
         name: _figures([hit for i, hit in named if i in ids], [hit for i, hit in met if i in ids])
@@ -136,14 +138,19 @@ def _groups(annotations: AnnotationSet) -> dict[str, set[int]]:
     return groups
 
 
-def _top1(
+def name_boxes(
     asked: Sequence[Annotation],
     annotations: AnnotationSet,
     image_folder: Path,
     encoder: ImageEncoder,
     text_embeddings: Tensor,
 ) -> list[_Hit]:
-    """Whether the text embedding nearest to a box is that of its category."""
+    """Whether the text embedding nearest to a box is that of its category: ids and hits.
+
+    Args:
+        asked: objects of an annotation set, in any order; they come back by image.
+        text_embeddings: of the set's categories, [C, D] unit norm.
+    """
     category_ids = [category.id for category in annotations.categories]
     names = {image.id: image.file_name for image in annotations.images}
     hits: list[_Hit] = []
@@ -163,7 +170,10 @@ def _met(objects: Sequence[Annotation], cache: TeacherCache) -> list[_Hit]:
     """Whether a proposal of its image overlaps a box enough, of whatever class."""
     hits: list[_Hit] = []
     for image_id, group in _by_image(objects).items():
-        overlaps = box_iou(torch.tensor([o.box for o in group]), cache.boxes(image_id))
+        proposals, is_true = cache.boxes(image_id), cache.is_true(image_id)
+        if is_true is not None:
+            proposals = proposals[~is_true]
+        overlaps = box_iou(torch.tensor([o.box for o in group]), proposals)
         found = (overlaps >= RECALL_IOU).any(1).tolist()
         hits += [(o.category_id, hit) for o, hit in zip(group, found, strict=True)]
     return hits

@@ -1,16 +1,38 @@
-"""Fill a teacher cache from files: proposals of a detector, crops, embeddings."""
+"""Fill a teacher cache from files: proposals of a detector, or of the teacher's own choice."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from vildcli.console import Advance
-from vildcli.data.lvis import load_annotations
+from vildcli.data.lvis import AnnotatedImage, AnnotationSet, load_annotations
 from vildcli.devices import choose_device
 from vildcli.errors import NothingToDoError
 from vildcli.runs import file_sha256, open_run
-from vildcli.teacher.cache import TeacherCache, embed_proposals, fill_cache, find_image_files
+from vildcli.teacher.adapt_session import adapted_from
+from vildcli.teacher.cache import (
+    TaughtRegions,
+    TeacherCache,
+    embed_proposals,
+    fill_cache,
+    find_image_files,
+)
+from vildcli.teacher.chosen_regions import (
+    TEACHER,
+    Pick,
+    RegionChoice,
+    object_encoder,
+    refuse_empty_pick,
+    usual_pick,
+)
+from vildcli.teacher.crops import ImageEncoder
+from vildcli.teacher.dense_anchors import dense_embed_of
 from vildcli.teacher.encoder import image_encoder_of
 from vildcli.teacher.figures import (
     TeacherFigures,
@@ -18,11 +40,13 @@ from vildcli.teacher.figures import (
     read_teacher_figures,
     write_teacher_figures,
 )
+from vildcli.teacher.ground_truth import base_truth
+from vildcli.teacher.known_names import ALL, known_names
 from vildcli.teacher.proposals import open_proposals
 from vildcli.text.bank import embed_categories
 from vildcli.text.encoder import text_encoder_of
-from vildcli.text.open_clip_models import load_open_clip
-from vildcli.text.templates import load_prompts
+from vildcli.text.open_clip_models import LoadedClip, load_open_clip
+from vildcli.text.templates import Prompts, load_prompts
 
 KIND = "teacher"
 
@@ -34,9 +58,13 @@ class TeachOptions:
     Attributes:
         data: COCO or LVIS JSON; images: the folder of its files.
         teacher: open_clip reference.
-        proposals: whose boxes are embedded: a model, `torchvision`, or a JSON of boxes.
+        proposals: whose boxes are embedded: a model, `torchvision`, a JSON of boxes, or `teacher`,
+            which chooses them itself.
         regions: proposals an image.
-        prompts: that the categories are named with, to see how well the teacher knows them.
+        prompts: that the categories are named with; None takes those that are usual.
+        base, names, pick, exact_regions: of `teacher`: the base categories (None: what LVIS does
+            not call rare), the names known at training time (`base`, `all` or a vocabulary), what
+            is kept of the candidates (None: what is usual), and whether every anchor is cropped.
     """
 
     data: Path
@@ -44,9 +72,13 @@ class TeachOptions:
     teacher: str
     proposals: str
     regions: int = 300
-    prompts: str = "vild-63"
+    prompts: str | None = None
     device: str | None = None
     offline: bool = False
+    base: str | None = None
+    names: str = ALL
+    pick: Pick | None = None
+    exact_regions: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +104,8 @@ def teach(options: TeachOptions, out: Path, *, force: bool, advance: Advance) ->
 
     Raises:
         ModelError: the teacher or the proposals' model is missing or does not load.
-        DataError: image files are missing or cannot be read; the JSON of boxes does not fit.
+        DataError: image files are missing or cannot be read; the JSON of boxes does not fit; the
+            known names miss base categories.
         RunError: the folder holds something else.
         NothingToDoError: there is no image.
     """
@@ -80,31 +113,30 @@ def teach(options: TeachOptions, out: Path, *, force: bool, advance: Advance) ->
     if not annotations.images:
         raise NothingToDoError(f"{options.data} lists no images.")
     find_image_files(annotations.images, options.images)  # before anything slow
-    prompts = load_prompts(options.prompts)
+    prompts = load_prompts(options.prompts or usual_prompts(options.proposals))
     device = choose_device(options.device)
-    proposals = open_proposals(
-        options.proposals, annotations, device, count=options.regions, offline=options.offline
-    )
+    open_regions = _choice if options.proposals == TEACHER else _proposals
+    make_source = open_regions(options, annotations, device, prompts)
     clip = load_open_clip(options.teacher, offline=options.offline)
-    encoder = image_encoder_of(clip, device)
-    settings = {
-        "teacher": encoder.identity,
-        "crops": encoder.recipe.as_dict(),
-        "proposals": proposals.identity,
-        "regions": options.regions,
-    }
+    source = make_source(clip, image_encoder_of(clip, device))
+    encoder = source.encoder
     open_run(
         out,
         kind=KIND,
-        settings=settings,
-        arguments={**_arguments(options), "provenance": proposals.provenance},
+        settings={
+            "teacher": encoder.identity,
+            **({"adapted_from": adapted} if (adapted := adapted_from(options.teacher)) else {}),
+            "crops": encoder.recipe.as_dict(),
+            **source.settings,
+        },
+        arguments={**_arguments(options), "provenance": source.provenance},
         force=force,
     )
     embedded = fill_cache(
         out,
         annotations.images,
         options.images,
-        regions_of=embed_proposals(proposals.propose, encoder),
+        regions_of=source.regions_of,
         advance=advance,
     )
     data = file_sha256(options.data)
@@ -123,6 +155,67 @@ def teach(options: TeachOptions, out: Path, *, force: bool, advance: Advance) ->
         )
         write_teacher_figures(out, figures)
     return TeachResult(out, len(annotations.images), embedded, figures)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where the regions of a cache come from.
+
+    Attributes:
+        encoder: with the crops that their embeddings are of.
+    """
+
+    regions_of: Callable[[AnnotatedImage, Tensor], TaughtRegions]
+    encoder: ImageEncoder
+    settings: Mapping[str, Any]
+    provenance: str | Mapping[str, Any]
+
+
+_MakeSource = Callable[[LoadedClip, ImageEncoder], _Source]
+
+
+def _proposals(
+    options: TeachOptions, annotations: AnnotationSet, device: torch.device, prompts: Prompts
+) -> _MakeSource:
+    proposals = open_proposals(
+        options.proposals, annotations, device, count=options.regions, offline=options.offline
+    )
+    settings = {"proposals": proposals.identity, "regions": options.regions}
+
+    def make(clip: LoadedClip, encoder: ImageEncoder) -> _Source:
+        regions_of = embed_proposals(proposals.propose, encoder)
+        return _Source(regions_of, encoder, settings, proposals.provenance)
+
+    return make
+
+
+def _choice(
+    options: TeachOptions, annotations: AnnotationSet, device: torch.device, prompts: Prompts
+) -> _MakeSource:
+    truth = base_truth(annotations, options.base)
+    names = known_names(options.names, annotations.categories, truth.is_base)
+    pick = options.pick or usual_pick(names)
+    refuse_empty_pick(pick, names)
+
+    def make(clip: LoadedClip, encoder: ImageEncoder) -> _Source:
+        choice = RegionChoice(
+            encoder=encoder,
+            names=names,
+            texts=embed_categories(names.categories, text_encoder_of(clip), prompts),
+            truth=truth,
+            count=options.regions,
+            pick=pick,
+            dense=None if options.exact_regions else dense_embed_of(clip, encoder),
+        )
+        settings = {**choice.as_settings(), "prompts": prompts.fingerprint}
+        return _Source(choice, object_encoder(encoder), settings, choice.provenance)
+
+    return make
+
+
+def usual_prompts(proposals: str) -> str:
+    """Sentences that names are put into unless others are asked for."""
+    return "ezsd" if proposals == TEACHER else "vild-63"
 
 
 def count_images(options: TeachOptions) -> int:

@@ -263,6 +263,15 @@ def _end_of_text(tower: Any, tokens: Tensor) -> Tensor:
     return torch.eq(tokens, end).int().argmax(dim=-1)
 
 
+def embed_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Embed sentences [P, T] of a model's tokenizer: [P, D], not normalised, with gradients."""
+    causal = _causal_part(model)
+    if causal:
+        return encode_cut(causal, tokens[:, : int(_end_of_text(causal, tokens).max()) + 1])
+    found: Tensor = getattr(model, "encode_text", model)(tokens)
+    return found
+
+
 def encode_cut(tower: Any, tokens: Tensor) -> Tensor:
     """`encode_text` of tokens [P, T] with T below the context length, [P, D]."""
     length, dtype = tokens.shape[1], tower.transformer.get_cast_dtype()
