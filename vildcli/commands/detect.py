@@ -44,7 +44,7 @@ Examples:
 
 
 @click.command(cls=GroupedCommand, groups=GROUPS, epilog=EXAMPLE)
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path())
 @model_options
 @run_options
 def command(

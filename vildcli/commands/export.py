@@ -35,18 +35,20 @@ _NO_PARTS = ("names", "nc", "path", "download", "vildcli_ids")
 
 
 def _known_format(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
     from vildcli.export import FORMATS
 
-    if value is not None and value not in FORMATS:
+    if value not in FORMATS:
         raise click.BadParameter(f"{value!r} is none of: {', '.join(FORMATS)}.")
     return value
 
 
 def _parse_split(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Split | None:
-    from vildcli.export.split import Split
-
     if value is None:
         return None
+    from vildcli.export.split import Split
+
     shares = []
     for text in value.split(","):
         name, _, share = (part.strip() for part in text.partition("="))
