@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from run_builder import build_run
+from run_builder import IMAGES, build_run
 
 from vildcli.cli import run as vildcli
 from vildcli.review import fiftyone_app
@@ -46,6 +46,39 @@ def test_review__port_taken(tmp_path, monkeypatch, capsys):
     ]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--pull", "--port", "5200"], "--port is not for --pull."),
+        (["--pull", "--where", "colour=red"], "--where is not for --pull."),
+        (["--out", "file.json"], "--out is for --pull."),
+        (["--to", "coco"], "--to is for --pull."),
+        (["--vocab", "coco"], "--vocab is for --pull."),
+    ],
+)
+def test_review__options_of_the_other_direction(arguments, said, tmp_path, capsys):
+    assert vildcli(["review", str(tmp_path), *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_app_address():
+    address = fiftyone_app.app_address(5151, "my photos/2-1aef1f3e", "asked-for")
+    assert address == "http://127.0.0.1:5151/datasets/my%20photos%2F2-1aef1f3e?view=asked-for"
+
+
+@pytest.mark.parametrize(("display", "opened"), [(":0", True), (None, False)])
+def test_open_browser__only_where_there_is_a_screen(display, opened, monkeypatch):
+    shown = []
+    monkeypatch.setattr(fiftyone_app.sys, "platform", "linux")
+    monkeypatch.setattr(fiftyone_app.webbrowser, "open", lambda page: shown.append(page) or True)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    if display:
+        monkeypatch.setenv("DISPLAY", display)
+    assert fiftyone_app.open_browser("http://here") is opened
+    assert shown == ["http://here"] * opened
+
+
 def test_check_port__free():
     fiftyone_app.check_port(free_port())
 
@@ -53,7 +86,7 @@ def test_check_port__free():
 @pytest.mark.slow
 def test_review__serves_the_app_until_ctrl_c(tmp_path, mongod):
     """In a process and a home folder of its own, with the server on PATH: what a user does."""
-    run, port = build_run(tmp_path / "run", tmp_path / "photos"), free_port()
+    run, port = build_run(tmp_path / "run", tmp_path / "photos", IMAGES[1:]), free_port()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FIFTYONE_")}
     environment |= {"HOME": str(tmp_path), "PATH": f"{mongod.parent}:{os.environ['PATH']}"}
     command = [sys.executable, "-m", "vildcli", "review", str(run), "--port", str(port)]
@@ -73,7 +106,7 @@ def test_review__serves_the_app_until_ctrl_c(tmp_path, mongod):
 
 
 def _page(url: str, review: subprocess.Popen[bytes]) -> bool:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and review.poll() is None:
         try:
             with urllib.request.urlopen(url, timeout=5) as answer:
