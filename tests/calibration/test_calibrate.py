@@ -130,7 +130,7 @@ def test_calibrate__held_out_images_are_not_learned_from() -> None:
     (row,) = found.held_out
     assert row.shown > 30
     assert row.precision < 0.2
-    assert found.calibrated["rare"].error > 0.5
+    assert found.calibrated["rare"].error > 0.4
 
 
 def test_choose_thresholds__few_labels_take_the_groups() -> None:
