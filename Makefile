@@ -14,9 +14,10 @@ LIBRARIES := $(VENV)/.system-packages
 demo: $(RUNTIME)
 	$(VENV)/bin/vildcli demo $(ARGS)
 
-# The whole suite. One part of it: make test ARGS=tests/export.
+# The whole suite, a process for each core: two torch processes of several threads slow each other
+# down many times. One part of it: make test ARGS=tests/export.
 test: $(DEVELOPMENT) $(LIBRARIES) $(MONGO)
-	$(VENV)/bin/python -m pytest -q $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --dist loadfile $(ARGS)
 
 check: $(DEVELOPMENT)
 	$(VENV)/bin/ruff check .
