@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from numpy.typing import NDArray
 from stub_model import StubModel, draw_images
 
 from vildcli.data.images import read_image
@@ -27,16 +28,44 @@ def unit(rows: int, width: int) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.randn(rows, width, generator=generator), dim=1)
 
 
-def test_int8__keeps_the_direction_within_half_a_step() -> None:
-    side = unit(200, 64)
+def rotation(width: int) -> NDArray[np.float64]:
+    """Hadamard matrices along the diagonal, each as large as a power of two that divides all."""
+    block = max(2**i for i in range(12) if width % 2**i == 0)
+    one = np.ones((1, 1))
+    while len(one) < block:
+        one = np.kron(np.array([[1, 1], [1, -1]]), one)
+    return np.kron(np.eye(width // block), one / np.sqrt(block))
+
+
+@pytest.mark.parametrize("width", [64, 192, 33])
+def test_int8__keeps_the_direction_within_half_a_step(width: int) -> None:
+    side = unit(200, width)
     codes = to_int8(side)
     assert codes.dtype == torch.int8
     assert torch.equal(codes.abs().amax(1), torch.full((200,), 127, dtype=torch.int8))
+    rotated = side.double().numpy() @ rotation(width)
+    steps = np.abs(rotated).max(1, keepdims=True) / 127
+    assert (np.abs(codes.numpy() * steps - rotated) <= steps / 2 + 1e-6).all()
     again = from_int8(codes)
     assert again.norm(dim=1).numpy() == pytest.approx(1, abs=1e-6)
-    step = side.abs().amax(1, keepdim=True).numpy() / 127
-    scaled = again.numpy() * (codes.float().norm(dim=1, keepdim=True).numpy() * step)
-    assert (np.abs(scaled - side.numpy()) <= step / 2 + 1e-6).all()
+    scaled = codes.numpy() / np.linalg.norm(codes.numpy(), axis=1, keepdims=True)
+    assert again.numpy() == pytest.approx(scaled @ rotation(width), abs=1e-6)
+
+
+def test_int8__one_large_number_costs_the_others_little() -> None:
+    side = unit(200, 512)
+    side[:, 7] = 0.9  # as CLIP's have
+    side = torch.nn.functional.normalize(side, dim=1)
+    error = (from_int8(to_int8(side)) - side).norm(dim=1).max()
+    plain = (side * 127 / side.abs().amax(1, keepdim=True)).round()
+    plain_error = (torch.nn.functional.normalize(plain, dim=1) - side).norm(dim=1).min()
+    assert error < plain_error / 3
+
+
+def test_int8__does_not_depend_on_the_other_rows() -> None:
+    side = unit(50, 96)
+    assert torch.equal(from_int8(to_int8(side))[10:20], from_int8(to_int8(side[10:20])))
+    assert to_int8(side[:0]).shape == (0, 96)
 
 
 def test_int8__what_was_stored_is_stored_again_the_same() -> None:

@@ -14,11 +14,14 @@ _FRACTION = click.FloatRange(0, 1)
 
 
 @click.command(
-    epilog="\b\nExample:\n  vildcli detect photos --model demo/vild-ensemble --vocab coco "
-    "--keep-regions --out runs/a\n  vildcli relabel runs/a --vocab lvis-v1 --out runs/b"
+    epilog="\b\nExamples:\n  vildcli detect photos --model demo/vild-ensemble --vocab coco "
+    "--keep-regions --out runs/a\n  vildcli relabel runs/a --vocab lvis-v1 --out runs/b\n"
+    "  vildcli relabel runs/a --nms class --floor 0.1 --out runs/c"
 )
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--vocab", metavar="V", help="A vocabulary: coco, lvis-v1, … or a file.")
+@click.option(
+    "--vocab", metavar="V", help="A vocabulary: coco, lvis-v1, … or a file.  [default: the run's]"
+)
 @click.option("--classes", metavar="NAMES", help='Names with commas between: "apple, pear".')
 @click.option(
     "--out",
@@ -76,15 +79,21 @@ def command(
     as_json: bool,
     **options: object,
 ) -> None:
-    """Label the regions that RUN stored (detect --keep-regions): no image, no detector."""
+    """Label the regions that RUN stored (detect --keep-regions): no image, no detector.
+
+    Without a vocabulary RUN's own is taken: its names under another --nms, --floor or --max-det.
+    """
     from vildcli.commands.calibrate import warn_of_foreign_thresholds
     from vildcli.commands.detect import chosen_vocabulary
     from vildcli.commands.embed import warn_of_unread
     from vildcli.labelling.options import LabellingOptions
     from vildcli.labelling.relabel import relabel_run
+    from vildcli.labelling.run import VOCABULARY_FILE
     from vildcli.labelling.words import open_stored_labeller
     from vildcli.runs import read_run
 
+    if vocab is None and classes is None:
+        vocab = str(run / VOCABULARY_FILE)
     vocabulary = chosen_vocabulary(vocab, classes)
     labeller, settings = open_stored_labeller(run, vocabulary, LabellingOptions(**options))  # type: ignore[arg-type]
     warn_of_unread(labeller.unread)

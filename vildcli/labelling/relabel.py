@@ -67,7 +67,7 @@ def relabel_run(
         out,
         kind=KIND,
         settings=labelling_settings({**settings, "keep_regions": True, "regions_of": regions_of}),
-        arguments={name: header["arguments"].get(name) for name in ("sources", "default_conf")},
+        arguments=header["arguments"],
         force=force,
     )
     save_vocabulary(vocabulary, out / VOCABULARY_FILE)
