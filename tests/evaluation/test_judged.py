@@ -1,10 +1,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from official_evaluation import (
+    SIDE,
+    Content,
+    Results,
+    official_coco,
+    official_lvis,
+    random_case,
+)
 from run_builder import DrawnImage, DrawnLabel, build_run
 
 from vildcli.evaluation.agreement import Agreement, group_agreements
@@ -139,6 +148,71 @@ def test_judge_labels__names_that_are_not_in_the_truth_are_left_out(tmp_path: Pa
     )
     assert verdicts(judged) == [(1, 0.9, True)]
     assert [r.name for r in rows] == ["apple"]
+
+
+def judge_case(tmp_path: Path, content: Content, results: Results, protocol: str) -> JudgedLabels:
+    words = Vocabulary("c", tuple(Category(c["id"], c["name"]) for c in content["categories"]))
+    drawn = []
+    for image in content["images"]:
+        rows = [row for row in results if row["image_id"] == image["id"]]
+        labels = [
+            DrawnLabel(row["category_id"], row["score"], (x, y, x + w, y + h))
+            for row in rows
+            for x, y, w, h in [row["bbox"]]
+        ]
+        drawn.append(DrawnImage(image["file_name"], (SIDE, SIDE), labels))
+    run = build_run(tmp_path / "run", tmp_path / "photos", drawn, vocabulary=words)
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(content))
+    return judge_labels(match_run(run, load_truth(path, protocol)))
+
+
+def counted(judged: JudgedLabels) -> Counter[tuple[int, int, float, bool]]:
+    """Images of the run are numbered as the truth's are."""
+    columns = (judged.images, judged.terms, judged.scores, judged.right)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return Counter((image, term, round(score, 3), right) for image, term, score, right in rows)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # lvis calls logger.warn
+@pytest.mark.parametrize("seed", range(3))
+def test_judge_labels__as_lvis_does(tmp_path: Path, seed: int) -> None:
+    content, results = random_case(seed, 30)
+    judged = judge_case(tmp_path, content, results, "lvis")
+    official = official_lvis(content, results, "bbox")
+    expected: Counter[tuple[int, int, float, bool]] = Counter()
+    for row in official.eval_imgs:
+        if row is None or list(row["area_rng"]) != list(official.params.area_rng[0]):
+            continue
+        at_half = zip(row["dt_scores"], row["dt_matches"][0], row["dt_ignore"][0], strict=True)
+        for score, match, is_ignored in at_half:
+            if not is_ignored:
+                place = row["image_id"], row["category_id"]
+                expected[(*place, round(float(score), 3), bool(match))] += 1
+    assert len({right for *_, right in expected}) == 2
+    assert counted(judged) == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_judge_labels__as_pycocotools_does(tmp_path: Path, seed: int) -> None:
+    """Every third annotation is a crowd."""
+    content, results = random_case(seed, 30)
+    for row in content["annotations"][::3]:
+        row["iscrowd"] = 1
+    judged = judge_case(tmp_path, content, results, "coco")
+    official = official_coco(content, results, "bbox")
+    expected: Counter[tuple[int, int, float, bool]] = Counter()
+    for row in official.evalImgs:
+        if row is None or row["aRng"] != official.params.areaRng[0]:
+            continue
+        at_half = zip(row["dtScores"], row["dtMatches"][0], row["dtIgnore"][0], strict=True)
+        for score, match, is_ignored in at_half:
+            if not is_ignored:
+                place = row["image_id"], row["category_id"]
+                expected[(*place, round(float(score), 3), bool(match))] += 1
+    assert judged.unjudged > 0
+    assert counted(judged) == expected
+    assert len(judged.object_terms) == sum(not row["iscrowd"] for row in content["annotations"])
 
 
 def test_agreements__count_what_reaches_the_threshold_of_its_term(tmp_path: Path) -> None:

@@ -245,6 +245,13 @@ def test_report__conf_and_fewer_categories(run: Path, tmp_path: Path) -> None:
     )
 
 
+def test_report__says_what_thresholds_were_calibrated_for(tmp_path: Path) -> None:
+    step = {"step": "calibrate", "target_precision": 0.9, "method": "isotonic"}
+    words = replace(VOCABULARY, provenance=(step,))
+    page, _ = report(build(tmp_path / "run", tmp_path / "photos", vocabulary=words))
+    assert "Calibrated for a precision of 0.9, isotonic." in page.text
+
+
 def test_report__no_label_reaches_its_threshold(run: Path) -> None:
     page, summary = report(run, conf=1.0)
     assert (summary.labels, summary.pictured, summary.pictures) == (0, 0, 0)

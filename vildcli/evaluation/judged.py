@@ -130,7 +130,7 @@ class _Judge:
         image = self._images[image_id]
         if self._federated and not rows and category_id not in image.negative_ids:
             return [(label.score, None) for label in ranked]
-        surplus = None if category_id in image.not_exhaustive_ids else False
+        may_miss_some = self._federated and category_id in image.not_exhaustive_ids
         overlaps = _overlaps(ranked, rows)
         ignored = np.array([is_difficult(row) for row in rows], bool)
         free = ~ignored
@@ -143,7 +143,7 @@ class _Judge:
             elif (own[ignored] >= MATCH_IOU).any():
                 verdicts.append((label.score, None))
             else:
-                verdicts.append((label.score, surplus))
+                verdicts.append((label.score, None if may_miss_some else False))
         return verdicts
 
 

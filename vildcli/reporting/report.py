@@ -214,6 +214,10 @@ def _scores(content: _Content) -> Iterator[str]:
         "labels by score, on a logarithmic scale</p>\n"
     )
     yield histogram(stored, shown, thresholds)
+    steps = [s for s in content.view.vocabulary.provenance if s.get("step") == "calibrate"]
+    if steps:
+        target, method = (steps[-1].get(key, "?") for key in ("target_precision", "method"))
+        yield page.paragraph(f"Calibrated for a precision of {target}, {method}.", "faint")
     if len(thresholds) > 1:
         low, high = min(thresholds), max(thresholds)
         yield page.paragraph(
