@@ -162,6 +162,36 @@ def test_existing__inside_a_crowd_nothing_of_a_machine_stays(tmp_path: Path, run
     assert rows_of(content, 51) == [("person", 1, None)]
 
 
+def test_reviewed_images__what_people_took_away_stays_away(tmp_path: Path, run: Path) -> None:
+    fingerprint = json.loads((run / "run.json").read_text())["fingerprint"]
+    info = {"run": fingerprint, "reviewed": True}
+    kept = person(5, 1, 3, 0, 0, 10, 10, changes=[])
+    images = [
+        {"id": 1, "file_name": "a.png", "width": 96, "height": 64},
+        {"id": 2, "file_name": "deep/b.png", "width": 96, "height": 64},
+    ]
+    categories = [{"id": c.id, "name": c.name} for c in FRUIT.categories]
+    pulled = {"info": info, "images": images, "annotations": [kept], "categories": categories}
+    people = write(tmp_path / "pulled.json", pulled)
+    content, summary = merge([people, run], tmp_path / "out.json")
+    assert content["annotations"] == [{**kept, "by": "person", "source": "pulled"}]
+    assert summary.left_out == {"below the threshold": 1, "that people have reviewed": 5}
+    # Another run's labels are news, of which people have said nothing but what they drew.
+    other = (DrawnLabel(1, 0.9, (50, 10, 90, 60)),)
+    second = build_run(
+        tmp_path / "second",
+        tmp_path / "photos",
+        [drawn("deep/b.png", other)],
+        vocabulary=Vocabulary("other", (Category(1, "apple"),)),
+    )
+    content, _ = merge([people, run, second], tmp_path / "more.json")
+    assert rows_of(content, 2) == [("machine", 1, 0.9)]
+    content, _ = merge([people, run, second], tmp_path / "skip.json", existing="skip")
+    assert rows_of(content, 2) == []
+    content, _ = merge([people, run], tmp_path / "replaced.json", existing="replace")
+    assert len(content["annotations"]) == 5
+
+
 LVIS = {
     **PEOPLE,
     "images": [

@@ -34,6 +34,7 @@ from vildcli.vocabulary.category import FREQUENCIES
 
 Existing = Literal["skip", "merge", "replace"]
 SKIPPED = "on images that people labelled"
+REVIEWED = "that people have reviewed"
 TAKEN = "where a person drew"
 DENIED = "of what a person said is not there"
 REPLACED = "of a person, on images that a machine labelled"
@@ -202,7 +203,9 @@ def _chosen(merge: _Merge, image: SetImage) -> list[Label]:
     if merge.existing == "replace" and labelled:
         drawn = counts.cut(drawn, [False] * len(drawn), REPLACED)
     drawn = counts.cut(drawn, _drawn_once(drawn, merge.nms_iou), TWICE)
-    if merge.existing == "skip" and drawn:
+    reviewed = _reviewed(merge, image) if merge.existing != "replace" else set()
+    found = counts.cut(found, [_run(merge, label) not in reviewed for label in found], REVIEWED)
+    if merge.existing == "skip" and (drawn or reviewed):
         found = counts.cut(found, [False] * len(found), SKIPPED)
     if merge.existing == "merge":
         absent = set().union(*(merge.labels[k].absent(id_) for k, id_ in image.members.items()))
@@ -210,6 +213,18 @@ def _chosen(merge: _Merge, image: SetImage) -> list[Label]:
         found = counts.cut(found, _left_free(found, drawn, image), TAKEN)
     found = counts.cut(found, _best(found, merge.nms_iou), OVERLAPS)
     return [*drawn, *sorted(found, key=lambda label: -_score(label))]
+
+
+def _reviewed(merge: _Merge, image: SetImage) -> set[str | None]:
+    """Fingerprints of runs whose labels of an image people went through: some they took away."""
+    sources = [merge.inputs[k] for k in image.members]
+    found = {source.reviewed for source in sources if isinstance(source, SetInput)}
+    return found - {None}
+
+
+def _run(merge: _Merge, label: Label) -> str | None:
+    source = merge.inputs[label.owner]
+    return source.fingerprint if isinstance(source, RunInput) else None
 
 
 def _drawn_once(drawn: Sequence[Label], iou: float) -> list[bool]:

@@ -88,6 +88,13 @@ class SetInput:
     def categories(self) -> tuple[Category, ...]:
         return self.annotations.categories
 
+    @property
+    def reviewed(self) -> str | None:
+        """Fingerprint of the run that people went through on every image here (`review --pull`)."""
+        info = self.content.get("info")
+        is_pulled = isinstance(info, dict) and info.get("reviewed") is True
+        return str(info["run"]) if is_pulled and info is not None and "run" in info else None
+
     def category_rows(self) -> dict[int, dict[str, Any]]:
         """Its own objects of its categories, by their ids in it."""
         return {row["id"]: row for row in self.content["categories"]}

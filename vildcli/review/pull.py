@@ -187,7 +187,8 @@ class _Pull:
 
     def _info(self) -> dict[str, Any]:
         info = coco_info(self.selection)
-        return {**info, "description": f"{info['description']}, corrected by people"}
+        said = f"{info['description']}, corrected by people"
+        return {**info, "description": said, "reviewed": True}
 
     def _reviewed(self, names: CategoryNames) -> Iterator[CorrectedImage]:
         view = self.selection.view
