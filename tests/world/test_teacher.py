@@ -8,11 +8,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vildcli.teacher.adapt import open_norms
 from vildcli.teacher.crops import embed_regions
 from vildcli.teacher.encoder import image_encoder_of
 from vildcli.text.encoder import text_encoder_of
 from vildcli.text.open_clip_models import load_open_clip
-from vildcli.world.teacher import MODEL_CONFIG, CaptionedCrop, _Truth, teacher_steps, train_teacher
+from vildcli.world.teacher import (
+    MODEL_CONFIG,
+    TRANSFORMER,
+    CaptionedCrop,
+    _Truth,
+    teacher_steps,
+    train_teacher,
+)
 from vildcli.world.world import draw_world
 
 BOX = (0.0, 0.0, 8.0, 8.0)
@@ -66,3 +74,19 @@ def test_train_teacher__open_clip_reads_it_back(tmp_path: Path) -> None:
     regions = embed_regions(IMAGE, torch.tensor([BOX]), encoder)
     texts = text_encoder_of(clip).encode(["a photo of an apple"])
     assert regions.shape == texts.shape == (1, 128)
+
+
+def test_train_teacher__a_transformer_has_norms_to_adapt(tmp_path: Path) -> None:
+    world = draw_world(tmp_path / "world", images=1, val_images=1, caption_images=24)
+    train_teacher(
+        world.captions_json,
+        world.caption_images,
+        tmp_path / "teacher",
+        steps=1,
+        tower="transformer",
+        advance=lambda steps=1, note=None: None,
+    )
+    clip = load_open_clip(f"local-dir:{tmp_path / 'teacher'}")
+    found = open_norms(clip, "both")
+    width, blocks = TRANSFORMER["width"], TRANSFORMER["layers"]
+    assert sum(p.numel() for p in found.vision) == 2 * width * (2 * blocks + 2)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import open_clip
@@ -39,6 +39,15 @@ MODEL_CONFIG: dict[str, Any] = {
         "layers": 1,
     },
 }
+# A tower with LayerNorms, which the other has none of: what EZSD's adaptation trains.
+TRANSFORMER: dict[str, Any] = {
+    "image_size": INPUT_SIZE,
+    "layers": 3,
+    "width": 96,
+    "head_width": 32,
+    "patch_size": 8,
+}
+Tower = Literal["resnet", "transformer"]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 STEPS_A_NAME, BATCH, LEARNING_RATE = 28 / 3, 128, 3e-3  # 560 steps for the 60 shapes
 MAX_LOGIT_SCALE = 100.0  # CLIP's own clip
@@ -69,6 +78,7 @@ def train_teacher(
     seed: int = 0,
     steps: int | None = None,
     width: int = WIDTH,
+    tower: Tower = "resnet",
     device: torch.device | None = None,
     advance: Advance,
 ) -> None:
@@ -79,7 +89,8 @@ def train_teacher(
         out: a folder.
         seed: of everything random.
         steps: of 128 crops; by default as many as the number of categories asks for.
-        width: of the image tower; more for more categories than the shapes.
+        width: of the residual image tower; more for more categories than the shapes.
+        tower: that sees images; `transformer` has LayerNorms, which EZSD adapts.
         device: to train on, the CPU by default; crops are cut on the CPU in any case.
         advance: called after each step.
     """
@@ -87,7 +98,7 @@ def train_teacher(
     if steps is None:
         steps = teacher_steps(len({crop.name for crop in crops if crop.colour}))
     torch.manual_seed(seed)
-    config = {**MODEL_CONFIG, "vision_cfg": {**MODEL_CONFIG["vision_cfg"], "width": width}}
+    config = {**MODEL_CONFIG, "vision_cfg": _vision(tower, width)}
     model = open_clip.CLIP(**config).to(device)
     tokens = open_clip.SimpleTokenizer(context_length=MODEL_CONFIG["text_cfg"]["context_length"])(
         [crop.caption for crop in crops]
@@ -114,6 +125,10 @@ def train_teacher(
             model.logit_scale.clamp_(0, float(np.log(MAX_LOGIT_SCALE)))
         advance(1, f"loss {loss.item():.2f}" if step % 10 == 0 else None)
     save_open_clip(out, model.cpu().eval(), config)
+
+
+def _vision(tower: Tower, width: int) -> dict[str, Any]:
+    return TRANSFORMER if tower == "transformer" else {**MODEL_CONFIG["vision_cfg"], "width": width}
 
 
 def teacher_steps(categories: int) -> int:
