@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from vildcli.cli import run
 from vildcli.data.lvis import AnnotatedImage, load_annotations
 from vildcli.errors import DataError, ModelError, RunError
 from vildcli.runs import read_run
-from vildcli.teacher import chosen_regions
+from vildcli.teacher import chosen_regions, session
 from vildcli.teacher.anchors import Anchors, certainty, make_anchors
 from vildcli.teacher.cache import TeacherCache
 from vildcli.teacher.chosen_regions import (
@@ -47,7 +49,7 @@ COLOURS = ImageEncoder(  # how much of a crop is red, green, blue
 
 @pytest.fixture(autouse=True)
 def few_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chosen_regions, "make_anchors", lambda h, w: make_anchors(h, w, STRIDE))
+    monkeypatch.setattr(session, "RegionChoice", partial(RegionChoice, stride=STRIDE))
 
 
 @pytest.fixture
@@ -74,6 +76,7 @@ def choice(data: Path, **changes: Any) -> RegionChoice:
         "count": 10,
         "pick": "best",
         "dense": None,
+        "stride": STRIDE,
     }
     return RegionChoice(**{**values, **changes})
 
@@ -106,14 +109,11 @@ def test_candidates__a_shortlist_that_holds_all_changes_nothing(data: Path) -> N
     def dense(image: Tensor, anchors: Anchors) -> Tensor:
         return embed_exactly(image, anchors.boxes, COLOURS)
 
-    exact, cheap = choice(data), choice(data, dense=dense)
+    exact, cheap = choice(data), choice(data, dense=dense, shortlist=1)
     assert torch.equal(cheap.candidates(pixels()), exact.candidates(pixels()))
 
 
-def test_candidates__the_cheap_way_crops_no_more_than_its_shortlist(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(chosen_regions, "SHORTLIST", 9)
+def test_candidates__the_cheap_way_crops_its_shortlist_and_no_more(data: Path) -> None:
     cropped: list[int] = []
 
     def encode(crops: Tensor) -> Tensor:
@@ -123,12 +123,19 @@ def test_candidates__the_cheap_way_crops_no_more_than_its_shortlist(
     def dense(image: Tensor, anchors: Anchors) -> Tensor:
         return normalize(anchors.boxes.float()[:, :3] + 1, dim=-1)
 
-    cheap = choice(data, dense=dense, encoder=replace(COLOURS, encode=encode))
+    count = len(make_anchors(50, 60, STRIDE).boxes)
+    cheap = choice(data, dense=dense, encoder=replace(COLOURS, encode=encode), shortlist=0.02)
     found = cheap.candidates(pixels())
-    assert sum(cropped) == 9
-    assert 0 < len(found) <= 9
-    scores = certainty(embed_exactly(pixels(), found, COLOURS), torch.eye(3), 0.1).objectness
-    assert (scores.diff() <= 1e-6).all()
+    seen = math.ceil(0.02 * count)
+    assert sum(cropped) == seen
+    assert len(found) > seen
+    boxes = make_anchors(50, 60, STRIDE).boxes
+    for some, embeddings in (
+        (found[:seen], embed_exactly(pixels(), found[:seen], COLOURS)),  # by their crops
+        (found[seen:], dense(pixels(), Anchors(found[seen:], boxes))),  # as they were surmised
+    ):
+        assert len(some) > 1
+        assert (certainty(embeddings, torch.eye(3), 0.1).objectness.diff() <= 1e-6).all()
 
 
 def test_regions__ground_truth_first_then_what_is_apart_from_it(
@@ -250,7 +257,7 @@ def test_teach__says_which_names_were_known(
     assert settings["names"] | {"fingerprint": ""} == {
         "which": "all", "count": 3, "beyond_base": 1, "fingerprint": "",
     }  # fmt: skip
-    assert (settings["pick"], settings["way"]) == ("unlike-base", "dense, 800 crops")
+    assert (settings["pick"], settings["way"]) == ("unlike-base", "dense, 0.05 cropped")
     assert settings["crops"]["factors"] == [1.2]
     assert settings["crops"]["fit"] == "pad"
     assert "adapted_from" not in settings

@@ -9,6 +9,7 @@ teacher's dense features first (`vildcli.teacher.dense_anchors`) and crops a sho
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from torchvision.ops import box_iou, nms
 from vildcli.data.batches import seeded_generator
 from vildcli.data.lvis import AnnotatedImage
 from vildcli.errors import DataError
-from vildcli.teacher.anchors import Anchors, certainty, frame_scale, make_anchors
+from vildcli.teacher.anchors import STRIDE, Anchors, certainty, frame_scale, make_anchors
 from vildcli.teacher.cache import TaughtRegions
 from vildcli.teacher.crops import BATCH, ImageEncoder, embed_regions
 from vildcli.teacher.ground_truth import BaseTruth
@@ -30,7 +31,7 @@ from vildcli.teacher.known_names import KnownNames
 TEACHER = "teacher"  # what --proposals says
 NMS_IOU = 0.7
 CANDIDATES = 1000
-SHORTLIST = 800  # crops of the cheap way: with its dense features, under a tenth of the exact one
+SHORTLIST = 0.05  # of the anchors, that the cheap way crops: with its tiles, under a tenth
 TRUE_IOU = 0.3  # with base ground truth, from which a candidate is that object again
 OBJECT_FACTOR = 1.2  # of a box's sides, that the teacher sees of an object
 LEAST_SIDE = 10.0  # of a crop, in pixels of an image resized to fit 800 x 1333
@@ -71,6 +72,8 @@ class RegionChoice:
         pick: `unlike-base` takes the surest that the teacher does not call a base category (COCO),
             `random` any of the surest 1,000 (LVIS), `best` the surest.
         dense: the cheap way; None asks the teacher about a crop of every anchor.
+        shortlist: share of the anchors that the cheap way crops.
+        stride: of the anchors.
     """
 
     encoder: ImageEncoder
@@ -81,6 +84,8 @@ class RegionChoice:
     pick: Pick
     dense: DenseEmbed | None
     seed: int = 0
+    shortlist: float = SHORTLIST
+    stride: int = STRIDE
 
     def __call__(self, image: AnnotatedImage, pixels: Tensor) -> TaughtRegions:
         """The regions of an image [3, H, W] uint8: base ground truth first, then the chosen.
@@ -105,17 +110,16 @@ class RegionChoice:
 
     def candidates(self, pixels: Tensor) -> Tensor:
         """Boxes [R, 4] of an image, surest first, after class-agnostic NMS."""
-        anchors = make_anchors(*pixels.shape[-2:])
-        if self.dense is None:
-            boxes, limit = anchors.boxes, CANDIDATES
-        else:
+        anchors = make_anchors(pixels.shape[-2], pixels.shape[-1], self.stride)
+        boxes, cropped = anchors.boxes, len(anchors.boxes)
+        if self.dense is not None:
             surmised = self._objectness(self.dense(pixels, anchors))
-            boxes, limit = (
-                anchors.boxes[nms(anchors.boxes, surmised, NMS_IOU)[:SHORTLIST]],
-                SHORTLIST,
-            )
-        objectness = self._objectness(embed_exactly(pixels, boxes, self.encoder))
-        return boxes[nms(boxes, objectness, NMS_IOU)[:limit]]
+            boxes = boxes[nms(boxes, surmised, NMS_IOU)[:CANDIDATES]]
+            cropped = math.ceil(self.shortlist * cropped)
+        # Those of the cheap way that are not cropped follow as they were surmised.
+        seen, others = boxes[:cropped], boxes[cropped:]
+        objectness = self._objectness(embed_exactly(pixels, seen, self.encoder))
+        return torch.cat([seen[nms(seen, objectness, NMS_IOU)], others])[:CANDIDATES]
 
     def _first(
         self, pixels: Tensor, boxes: Tensor, encoder: ImageEncoder
@@ -150,7 +154,7 @@ class RegionChoice:
             "regions": TEACHER,
             "kept": self.count,
             "pick": self.pick,
-            "way": "exact" if self.dense is None else f"dense, {SHORTLIST} crops",
+            "way": "exact" if self.dense is None else f"dense, {self.shortlist:g} cropped",
             "names": self.names.as_settings(),
             "base": self.truth.fingerprint,
             "seed": self.seed,
