@@ -34,6 +34,9 @@ class System:
             regression).
         learned_temperature: whether τ is learned, starting from the text encoder's.
         free_background: whether the length of the background embedding counts; it is 1 otherwise.
+        teacher_regions: whether the teacher's own choice of regions is distilled where nobody says
+            otherwise (EZSD), instead of a detector's proposals.
+        prompts: sentences around names, where nobody chooses others and the encoder reads any.
         class_loss: `seesaw` evens out a long tail, and tells background apart by two logits of its
             own (Seesaw loss, p = 0.8, q = 2).
     """
@@ -50,6 +53,8 @@ class System:
     learned_temperature: bool = False
     free_background: bool = False
     class_loss: Literal["softmax", "seesaw"] = "softmax"
+    teacher_regions: bool = False
+    prompts: str | None = None
 
     @property
     def trained(self) -> bool:
@@ -95,6 +100,8 @@ SYSTEMS: dict[str, System] = {
             semantic_boxes=True,
             learned_temperature=True,
             free_background=True,
+            teacher_regions=True,
+            prompts="ezsd",
         ),
     )
 }

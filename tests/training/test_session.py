@@ -28,6 +28,7 @@ from vildcli.text.bank import load_text_bank
 from vildcli.text.open_clip_models import save_open_clip
 from vildcli.training.finetune import finetune_classifier
 from vildcli.training.inputs import TrainingOptions
+from vildcli.training.own_cache import usual_proposals
 from vildcli.training.session import train_system
 from vildcli.vocabulary.category import Category, Vocabulary
 
@@ -64,12 +65,24 @@ def save_glove(path: Path) -> str:
     return f"glove:{path}"
 
 
+def save_boxes(annotations: Path, path: Path) -> str:
+    """Its objects as proposals, results' form."""
+    content = json.loads(annotations.read_text())
+    rows = [
+        {"image_id": a["image_id"], "bbox": a["bbox"], "score": 0.5} for a in content["annotations"]
+    ]
+    path.write_text(json.dumps(rows))
+    return str(path)
+
+
 def options_of(folder: Path, system: str, **changes: Any) -> TrainingOptions:
     """Two steps on the rectangles of `write_images`."""
     data = folder / "data"
     path = data / "train.json" if data.is_dir() else write_images(data)
     clip = folder / "clip"
     teacher = f"local-dir:{clip}" if clip.is_dir() else save_clip(clip)
+    if SYSTEMS[system].teacher_regions:  # its own are chosen among thousands of anchors
+        changes = {"proposals": save_boxes(path, folder / "boxes.json"), **changes}
     if SYSTEMS[system].words == "glove":
         changes = {"text_encoder": save_glove(folder / "glove.txt"), **changes}
     small = {"steps": 2, "batch": 2, "regions": 16, "proposals": 24, "warmup_steps": 1}
@@ -112,6 +125,83 @@ def test_every_row__steps_saves_loads_and_detects(
     assert len(regions) > 0
     assert set(labels.category_ids.tolist()) <= {7, 3}
     assert labels.is_base.all()
+
+
+def test_parts_of_ezsd__alone_travel_in_the_model_file(tmp_path: Path) -> None:
+    varied = {"semantic_boxes": True}
+    options = options_of(
+        tmp_path, "vild-text", variation=varied, overrides={"class_loss": "seesaw"}
+    )
+    model, _ = train(options, tmp_path / "run")
+    loaded = load_model(model, torch.device("cpu"))
+    assert loaded.card.variation == {"semantic_boxes": True, "class_loss": "seesaw"}
+    assert loaded.detector.word_boxes is not None
+    assert loaded.detector.logit_scale is None
+    assert loaded.detector.background.shape == (2, 16)
+    opened = open_labelling_model(FRUIT, LabellingOptions(model=str(model), device="cpu"))
+    [regions] = opened.detector.regions([torch.zeros(3, 50, 60, dtype=torch.uint8)])
+    labels = opened.labeller.label(regions)
+    assert labels.boxes is not None
+    assert len(labels.boxes) == len(labels) > 0
+    settings = read_run(tmp_path / "run", "training")["settings"]
+    assert settings["variation"] == {"semantic_boxes": True, "class_loss": "seesaw"}
+    assert settings["recipe"]["class_loss"] == "seesaw"
+    plain = options_of(tmp_path, "ezsd", variation={"semantic_boxes": False})
+    before = load_model(train(plain, tmp_path / "plain")[0], torch.device("cpu"))
+    assert before.card.variation == {"semantic_boxes": False}
+    # On from a model without: what names say of boxes starts anew, the rest is taken over.
+    options = options_of(tmp_path, "ezsd", init=str(tmp_path / "plain"), overrides={"steps": 1})
+    assert load_model(train(options, tmp_path / "on")[0], torch.device("cpu")).detector.word_boxes
+    error = refusal(replace(options, init=str(model)), tmp_path / "other")
+    assert str(error) == f"{model} does not fit: 1 weights differ, first background."
+
+
+def test_older_settings_and_cards_say_nothing_of_what_came_later(tmp_path: Path) -> None:
+    options = options_of(tmp_path, "vild-text")
+    model, _ = train(options, tmp_path / "run")
+    settings = read_run(tmp_path / "run", "training")["settings"]
+    assert not {"variation", "names"} & set(settings)
+    later = {"warmup_start", "distilled_regions", "redrawn_regions", "region_weights", "class_loss"}
+    assert not later & set(settings["recipe"])
+    assert "variation" not in load_model(model, torch.device("cpu")).card.as_dict()
+
+
+def test_variations__of_a_row_without_words_are_refused(tmp_path: Path) -> None:
+    options = options_of(tmp_path, "supervised", overrides={"class_loss": "seesaw"})
+    error = refusal(options, tmp_path / "run")
+    assert str(error) == (
+        "supervised is not trained against words, so it has no class loss to choose."
+    )
+
+
+def test_ezsd__asks_the_teacher_for_regions_and_takes_its_sentence(tmp_path: Path) -> None:
+    options = replace(options_of(tmp_path, "ezsd"), proposals=None)
+    assert usual_proposals(options, SYSTEMS["ezsd"]) == "teacher"
+    assert usual_proposals(replace(options, proposals="boxes.json"), SYSTEMS["ezsd"]) == (
+        "boxes.json"
+    )
+    assert usual_proposals(options, SYSTEMS["vild"]) is None
+    model, _ = train(options_of(tmp_path, "ezsd"), tmp_path / "run")
+    card = load_model(model, torch.device("cpu")).card
+    assert card.prompts["templates"] == ["a photo of a {}"]
+    chosen = options_of(tmp_path, "ezsd", prompts="single")
+    card = load_model(train(chosen, tmp_path / "single")[0], torch.device("cpu")).card
+    assert card.prompts["name"] == "single"
+
+
+@pytest.mark.slow
+def test_ezsd__with_nothing_given_has_the_teacher_choose(tmp_path: Path) -> None:
+    """And base names alone give another choice, of which the model file tells."""
+    changes = {"proposals": None, "overrides": {"steps": 1}, "taught_regions": 5}
+    for names, said in (("all", "3 names (all)"), ("base", "2 names (base)")):
+        out = tmp_path / names
+        model, _ = train(options_of(tmp_path, "ezsd", names=names, **changes), out)
+        provenance = load_model(model, torch.device("cpu")).card.provenance
+        assert said in provenance["proposals"]
+        assert not (out / "proposals").exists()
+        assert read_run(out, "training")["settings"]["names"] == names
+        cache = read_run(out / "teacher-cache", "teacher")["settings"]
+        assert (cache["proposals"], cache["kept"]) == ("teacher", 5)
 
 
 def test_distilling_rows_make_their_own_cache(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ _GROUPS = {
         "teacher_cache",
         "proposals",
         "taught_regions",
+        "names",
     ),
     "Recipe": ("recipe", *_OF_RECIPE),
 }
@@ -117,7 +118,7 @@ def _show_systems(ctx: click.Context, parameter: click.Parameter, value: bool) -
     "--backbone",
     default="small",
     show_default=True,
-    help="small, resnet50, resnet152, efficientnet_b7, detpro.",
+    help="small, resnet50, resnet152, efficientnet_b7, detpro, ezsd.",
 )
 @click.option(
     "--init",
@@ -127,13 +128,20 @@ def _show_systems(ctx: click.Context, parameter: click.Parameter, value: bool) -
 )
 @click.option("--teacher", default="ViT-B-32:openai", show_default=True, help="open_clip model.")
 @click.option("--text-encoder", help="Instead of the teacher's: glove:FILE for the glove system.")
-@click.option("--prompts", help="Sentences for names.  [default: vild-63; glove: bare]")
+@click.option("--prompts", help="Sentences for names.  [default: vild-63; glove: bare; ezsd: ezsd]")
 @click.option("--teacher-cache", type=_FOLDER, help="By `vildcli teach`.  [default: made in --out]")
 @click.option(
     "--proposals",
-    help="What that cache embeds: a model, torchvision, a JSON.  [default: --init's, else trained]",
+    help="What that cache embeds: a model, torchvision, a JSON, teacher.  [default: --init's, else "
+    "trained; ezsd: teacher]",
 )
 @click.option("--taught-regions", default=300, show_default=True, help="Of an image in that cache.")
+@click.option(
+    "--names",
+    default="all",
+    show_default=True,
+    help="Known to a teacher that chooses regions: base, all, a file.",
+)
 @click.option("--recipe", default="world", show_default=True, help="How long, how fast: --list.")
 @click.option("--steps", type=click.IntRange(min=1), help="Instead of the recipe's.")
 @click.option("--batch", type=click.IntRange(min=1), help="All processes; SGD's rate follows it.")

@@ -36,8 +36,10 @@ class TrainingOptions:
         base: vocabulary of base categories, or `all`; None takes every category that LVIS does not
             call rare.
         teacher_cache: filled by `vildcli teach`; None makes one in the run's folder.
-        proposals: what that one embeds: a model, torchvision, a JSON of boxes; None takes `init` if
-            it is a model, else a detector trained for it first.
+        proposals: what that one embeds: a model, torchvision, a JSON of boxes, or `teacher`, which
+            chooses itself; None takes that for ezsd, else `init` if it is a model, else a detector
+            trained for it first.
+        names: known to a teacher that chooses: `base`, `all` of the data's, or a vocabulary.
         init: scratch, imagenet, coco, a file of torchvision's form, or a model.
         val, val_images: annotations that are evaluated with every checkpoint.
         overrides: of the recipe's values.
@@ -53,6 +55,7 @@ class TrainingOptions:
     teacher_cache: Path | None = None
     proposals: str | None = None
     taught_regions: int = 300
+    names: str = "all"
     init: str = SCRATCH
     architecture: str = "small"
     recipe: str = "world"

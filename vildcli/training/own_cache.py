@@ -7,6 +7,8 @@ from pathlib import Path
 from vildcli.console import Progress
 from vildcli.errors import ModelError
 from vildcli.runs import read_run
+from vildcli.systems import System
+from vildcli.teacher.chosen_regions import TEACHER
 from vildcli.teacher.figures import doubt_about, read_teacher_figures
 from vildcli.teacher.session import TeachOptions, count_images, teach
 from vildcli.training.initialise import names_a_model
@@ -16,10 +18,15 @@ from vildcli.training.processes import Processes
 CACHE_FOLDER = "teacher-cache"
 
 
-def usual_proposals(options: TrainingOptions) -> str | None:
-    """What a run's cache embeds: `--proposals`, else the model that training starts from."""
+def usual_proposals(options: TrainingOptions, system: System) -> str | None:
+    """What a run's cache embeds: `--proposals`, else what is usual of the system.
+
+    That is the teacher's own choice, or the boxes of the model that training starts from.
+    """
     if options.proposals is not None:
         return options.proposals
+    if system.teacher_regions:
+        return TEACHER
     return options.init if names_a_model(options.init) else None
 
 
@@ -35,6 +42,9 @@ def make_cache(
             options.teacher,
             proposals,
             regions=options.taught_regions,
+            prompts=options.prompts,
+            base=options.base,
+            names=options.names,
             device=str(processes.device),
             offline=options.offline,
         )
@@ -56,7 +66,8 @@ def check_cache(cache: Path, encoder: str, say: Say) -> None:
     if read_run(cache, "teacher")["settings"]["teacher"] != encoder:
         raise ModelError(
             f"The teacher cache {cache} was filled by another teacher than --teacher.",
-            hint="Give the same --teacher to `vildcli teach` and `vildcli train`.",
+            hint="Give the same --teacher to `vildcli teach` and `vildcli train`; an adapted one "
+            "is another than the one it was adapted from.",
         )
     figures = read_teacher_figures(cache)
     if figures is None:

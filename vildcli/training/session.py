@@ -21,6 +21,7 @@ from vildcli.detector.detector import Detector, TrainingContext
 from vildcli.errors import ModelError
 from vildcli.runs import file_sha256, open_run, read_run
 from vildcli.systems import VARIABLE, System, find_system, vary
+from vildcli.teacher.chosen_regions import TEACHER
 from vildcli.training.initialise import identity_of, initialise
 from vildcli.training.inputs import (
     Say,
@@ -103,6 +104,8 @@ def _train(
     provenance = initialise(detector, options.init, offline=options.offline)
     if cache is not None:
         provenance["proposals"] = read_run(cache, "teacher")["arguments"]["provenance"]
+    if options.val is not None:  # whose images no choice of further training images may look at
+        provenance["validated_on"] = file_sha256(options.val)
     detector.to(processes.device)
     with progress(f"Training {system.name}", data.recipe.length) as advance:
         train_detector(
@@ -157,6 +160,11 @@ def _system(options: TrainingOptions) -> System:
     return vary(row, {**options.variation, "class_loss": recipe.class_loss})
 
 
+def _teacher_chooses(options: TrainingOptions, system: System) -> bool:
+    own = system.distilled and options.teacher_cache is None
+    return own and usual_proposals(options, system) == TEACHER
+
+
 def _variation(system: System) -> dict[str, Any]:
     """What differs from the system's row."""
     row = find_system(system.name)
@@ -208,6 +216,7 @@ def _settings(
         "taught_regions": options.taught_regions if cache is None else None,
         "init": identity_of(options.init),
         "seed": options.seed,
+        **({"names": options.names} if _teacher_chooses(options, system) else {}),
         **({"variation": variation} if (variation := _variation(system)) else {}),
     }
 
@@ -226,7 +235,7 @@ def _cache(
         return None
     cache = options.teacher_cache
     if cache is None:
-        proposals = usual_proposals(options)
+        proposals = usual_proposals(options, system)
         if proposals is None:
             say(f"No --proposals: training {PROPOSAL_SYSTEM} on the base categories for them.")
             first = replace(options, system=PROPOSAL_SYSTEM, val=None, val_images=None)

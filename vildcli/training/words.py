@@ -113,6 +113,6 @@ def open_words(
             hint=f"Give --text-encoder {wanted}.",
         )
     encoder = load_text_encoder(text_encoder, offline=offline)
-    chosen = load_prompts(prompts or usual_prompts(text_encoder))
+    chosen = load_prompts(prompts or system.prompts or usual_prompts(text_encoder))
     refuse_sentences(encoder, chosen)
     return TrainingWords(tuple(categories), tuple(is_base), encoder, chosen)
