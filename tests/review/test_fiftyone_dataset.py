@@ -218,6 +218,39 @@ def test_write_dataset__a_deleted_sample_does_not_return(run, fiftyone):
     assert write_dataset(view_run(run)).samples == 3
 
 
+def test_write_dataset__killed_and_started_again(run, fiftyone, monkeypatch):
+    view = view_run(run)
+    images = list(view.labelled_images())
+
+    def killed_after_the_second(*_):
+        yield images[:2]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fiftyone_dataset, "batches", killed_after_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            write_dataset(view)
+    again = write_dataset(view)
+    assert (again.samples, again.added, again.labels) == (4, 2, 4)
+
+
+def test_write_dataset__killed_while_it_was_made(run, fiftyone, monkeypatch):
+    view = view_run(run)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fiftyone_dataset, "_offer_names", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_dataset(view)
+    assert write_dataset(view).samples == 4
+    dataset = fiftyone.load_dataset(dataset_name(view))
+    assert dataset.persistent
+    assert dataset.active_label_schemas == ["predictions"]
+    assert dataset.get_index_information()["vildcli_image"]["unique"]
+
+
 def test_write_dataset__deleted_while_it_is_written(run, fiftyone, monkeypatch):
     view = view_run(run)
     images = list(view.labelled_images())

@@ -30,7 +30,9 @@ def prepare_fiftyone() -> None:
     os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"
     os.environ.setdefault("FIFTYONE_DATABASE_VALIDATION", "false")  # 6.0 works, and warns
     os.environ.setdefault("FIFTYONE_SHOW_PROGRESS_BARS", "false")
-    os.environ.setdefault("FIFTYONE_LOGGING_LEVEL", "WARNING")  # its greeting hides what we say
+    # Its greeting hides what we say, it warns of options of its own, and stdout may be read.
+    os.environ.setdefault("FIFTYONE_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("FIFTYONE_LOGGING_DESTINATION", "stdout,stderr")  # errors to the second
 
 
 def check_port(port: int) -> None:

@@ -164,9 +164,21 @@ def _open_or_make(view: RunView, name: str) -> Any:
     import fiftyone as fo
 
     if fo.dataset_exists(name):
-        return open_dataset(view, name)
-    dataset = fo.Dataset(name, persistent=True)
-    dataset.info = {_RUN_KEY: view.fingerprint, _IMAGES_KEY: []}
+        dataset = open_dataset(view, name)
+    else:
+        dataset = fo.Dataset(name)
+        dataset.info = {_RUN_KEY: view.fingerprint, _IMAGES_KEY: []}
+        dataset.save()
+    if not dataset.persistent:  # new, or left half made by a review that was killed
+        _prepare(dataset, view)
+        dataset.persistent = True
+    return dataset
+
+
+def _prepare(dataset: Any, view: RunView) -> None:
+    """Declare what samples hold, and how the App shows them."""
+    import fiftyone as fo
+
     dataset.app_config.color_scheme = fo.ColorScheme(color_by="value")  # a colour a category
     dataset.default_classes = [category.name for category in view.vocabulary.categories]
     for number in ("vildcli_image", "duplicate_group", "selection_rank"):
@@ -178,7 +190,7 @@ def _open_or_make(view: RunView, name: str) -> Any:
     add_detection_fields(dataset, fields)
     dataset.create_index("vildcli_image", unique=True)
     _offer_names(dataset, view, fields)
-    return dataset
+    dataset.save()
 
 
 def _offer_names(dataset: Any, view: RunView, fields: Fields) -> None:
