@@ -167,6 +167,7 @@ def _count_labels(tally: Tally, view: RunView, unit: int, chosen: Ints) -> None:
         return
     columns = {name: table.column(name).to_numpy() for name in _LABEL_COLUMNS[:-1]}
     columns["score"] = columns["score"].astype(np.float64)
+    columns["lot"] = _lots(columns["image_id"], columns["label"])
     shown = columns["score"] >= _limits(view, columns["category_id"])
     tally.stored += len(shown)
     tally.shown += int(shown.sum())
@@ -188,10 +189,12 @@ def _count_category(
     tally.shown += len(shown)
     tally.total += float(scores[shown].sum())
     tally.histogram += _histogram(scores[rows], CATEGORY_BINS)
+    if not len(shown):
+        return
     images = np.unique(columns["image_id"][shown])
     tally.images += len(images)
     tally.chosen += int(np.isin(images, chosen).sum())
-    drawn = _lots(columns["image_id"][shown], columns["label"][shown])
+    drawn = columns["lot"][shown]
     for kind, keys in (("best", -scores[shown]), ("worst", scores[shown]), ("random", drawn)):
         order = np.argsort(keys, kind="stable")
         _, first = np.unique(columns["image_id"][shown][order], return_index=True)
