@@ -26,7 +26,7 @@ def test_export__default_out_and_next_command(run, capsys):
     assert said.out == ""
     assert said.err.splitlines() == [
         "4 labels on 3 images, 2 below their thresholds.",
-        "1 failed images are left out.",
+        "1 failed image is left out.",
         f"Wrote {run / 'coco.json'}",
         f"Next: vildcli review {run}",
     ]

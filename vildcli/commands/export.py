@@ -241,7 +241,8 @@ def _show(
         why = "left out"
     console.say(f"{summary.labels} labels on {summary.images} images, {summary.hidden} {why}.")
     if summary.failed:
-        console.say(f"{summary.failed} failed images are left out.")
+        many = "images are" if summary.failed > 1 else "image is"
+        console.say(f"{summary.failed} failed {many} left out.")
     for path in written:
         console.say(f"Wrote {path}")
         for half in left_behind(path):

@@ -517,3 +517,9 @@ def test_check_yolo__whatever_yaml_stands_there(copied):
     for value in ("[]", "3", "{names: 3}", "{names: [1, 2], nc: x}", "{names: {a: b}}", "a: !!x b"):
         (path / "data.yaml").write_text(value)
         assert said(path)
+
+
+def test_check__a_labelling_run_is_no_export(exports):
+    with pytest.raises(DataError) as caught:
+        check_export(exports / "run")
+    assert str(caught.value) == f"{exports / 'run'} is a labelling run, and no export."

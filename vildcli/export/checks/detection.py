@@ -9,6 +9,7 @@ from vildcli.errors import DataError
 from vildcli.export.checks.fiftyone import METADATA, SAMPLES
 from vildcli.export.checks.yolo import yolo_yaml
 from vildcli.export.writing import export_header
+from vildcli.labelling.plan import PLAN_FILE
 
 _HEAD = 4096  # bytes
 _XML_ROOTS = {"annotations": "cvat", "annotation": "voc"}
@@ -32,6 +33,10 @@ def format_of(path: Path) -> str:
 
 
 def _format_of_folder(path: Path) -> str | None:
+    if (path / PLAN_FILE).is_file():
+        raise DataError(
+            f"{path} is a labelling run, and no export.", hint="Name a file or folder made of it."
+        )
     header = export_header(path)
     if header is not None:
         return str(header["settings"]["to"])
