@@ -13,6 +13,7 @@ from run_builder import build_run
 from stub_model import StubDetector, StubModel, draw_images
 from torch import Tensor
 
+from vildcli.labelling import duplicates
 from vildcli.labelling.duplicates import find_duplicates, write_duplicates
 from vildcli.labelling.label import label_images
 from vildcli.labelling.plan import read_plan
@@ -134,3 +135,27 @@ def test_image_embedding__is_the_mean_weighted_by_objectness() -> None:
     assert embedding is not None
     assert np.allclose(embedding, wanted / np.linalg.norm(wanted), atol=2e-3)
     assert embedding.dtype == np.float16
+
+
+@pytest.mark.parametrize("side", [1, 4, 7])
+def test_find_duplicates__block_by_block_finds_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    shades = [(i % 9, i // 9) for i in range(20)]
+    run = run_of(tmp_path, shades, shared=2.0)
+    whole = find_duplicates(run)
+    assert len(whole.near) > 1
+    monkeypatch.setattr(duplicates, "_SIDE", side)
+    blocks = find_duplicates(run)
+    assert (blocks.exact, blocks.near) == (whole.exact, whole.near)
+    assert blocks.cosines == pytest.approx(whole.cosines, abs=1e-5)
+
+
+def test_find_duplicates__near_ones_not_among_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path, [(1, 0), (1, 0), (1, 1), (2, 0)])
+    monkeypatch.setattr(duplicates, "MOST", 3)
+    found = find_duplicates(run)
+    assert (found.exact, found.near) == (((1, 2),), ())
+    assert found.why_not == "there are more than 3 images"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vildcli.labelling.model import OpenedModel
     from vildcli.labelling.options import LabellingOptions
     from vildcli.labelling.run import LabellingRun
-    from vildcli.labelling.sources import FoundImages, Key
+    from vildcli.labelling.sources import FoundImage, FoundImages, Key
     from vildcli.labelling.summary import LabellingSummary
     from vildcli.vocabulary.category import Vocabulary
 
@@ -75,18 +75,18 @@ def command(
         check_out(choices["out"])
     report.show_found(found)
     people = match_human_labels(choices["labels"], found) if choices["labels"] else None
-    chosen = _chosen_images(found, people, choices)
+    is_chosen = _chooser(found, people, choices)
     if people is not None:
         report.show_people(people, _existing(choices))
     if choices["dry_run"]:
-        said = dry_run(found, chosen, vocabulary, choices, _job)
+        said = dry_run(found, is_chosen, vocabulary, choices, _job)
         if as_json:
             click.echo(json.dumps(said))
         return 0
     model = _open_model(vocabulary, choices)
     warn_of_unread(model.labeller.unread)
     warn_of_foreign_thresholds(vocabulary, model.settings)
-    run = _open_run(found, chosen, people, vocabulary, model, choices)
+    run = _open_run(found, is_chosen, people, vocabulary, model, choices)
     report.show_opened(run, choices["shard"], model.seconds_per_image)
     summary, seconds = _label(run, people, model, vocabulary, found, choices)
     report.show_result(run, summary, seconds, choices["conf"])
@@ -108,24 +108,26 @@ def _existing(choices: Mapping[str, Any]) -> str:
     return choices["existing"] or "merge"
 
 
-def _chosen_images(
+def _chooser(
     found: FoundImages, people: HumanLabels | None, choices: Mapping[str, Any]
-) -> frozenset[Key]:
-    """The images that may be in the run: neither skipped nor left out of the sample."""
+) -> Callable[[FoundImage], bool]:
+    """Which images may be in the run: those that are neither skipped nor left out of the sample."""
     from vildcli.errors import NothingToDoError
     from vildcli.labelling.sample import draw_sample
 
-    images = found.images
-    if people is not None and _existing(choices) == "skip":
-        images = tuple(image for image in images if not people.is_labelled(image.key))
-        if not images:
-            raise NothingToDoError(
-                f"People labelled every image already: {people.path} has all {len(found.images)}.",
-                hint="--existing merge finds what they left out.",
-            )
-    if choices["sample"] is not None:
-        return draw_sample(images, choices["sample"], choices["seed"])
-    return frozenset(image.key for image in images)
+    def is_left(image: FoundImage) -> bool:
+        return not (skip and people is not None and people.is_labelled(image.key))
+
+    skip = _existing(choices) == "skip"
+    if people is not None and not any(map(is_left, found.images)):
+        raise NothingToDoError(
+            f"People labelled every image already: {people.path} has all {len(found.images)}.",
+            hint="--existing merge finds what they left out.",
+        )
+    if choices["sample"] is None:
+        return is_left
+    keys = draw_sample(filter(is_left, found.images), choices["sample"], choices["seed"])
+    return lambda image: image.key in keys
 
 
 def _open_model(vocabulary: Vocabulary, choices: Mapping[str, Any]) -> OpenedModel:
@@ -153,7 +155,7 @@ def _check_devices(devices: tuple[str, ...], options: LabellingOptions) -> str:
 
 def _open_run(
     found: FoundImages,
-    chosen: frozenset[Key],
+    is_chosen: Callable[[FoundImage], bool],
     people: HumanLabels | None,
     vocabulary: Vocabulary,
     model: OpenedModel,
@@ -187,13 +189,17 @@ def _open_run(
         force=choices["force"],
         add_new=choices["add_new"],
         limit=min(limits, default=None),
-        wanted=lambda image: image.key in chosen,
+        wanted=is_chosen,
         dedupe=choices["dedupe"],
-        apart=frozenset() if people is None else frozenset(people.found),
+        apart=_drawn_on(people) if people is not None else frozenset(),
     )
     if choices["keep_regions"]:
         model.save_head(run.folder)
     return run
+
+
+def _drawn_on(people: HumanLabels) -> frozenset[Key]:
+    return frozenset(key for key in people.found if people.is_labelled(key))
 
 
 def _job(

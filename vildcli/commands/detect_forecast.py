@@ -15,7 +15,7 @@ from vildcli.commands.detect_report import count_of, duration
 if TYPE_CHECKING:
     from vildcli.labelling.forecast import Space
     from vildcli.labelling.plan import PlannedImage
-    from vildcli.labelling.sources import FoundImages, Key
+    from vildcli.labelling.sources import FoundImage, FoundImages, Key
     from vildcli.vocabulary.category import Vocabulary
 
 
@@ -36,13 +36,13 @@ class _Forecast:
 
 def dry_run(
     found: FoundImages,
-    chosen: frozenset[Key],
+    is_chosen: Callable[[FoundImage], bool],
     vocabulary: Vocabulary,
     choices: Mapping[str, Any],
     make_job: Callable[[Mapping[str, Any], str], Any],
 ) -> dict[str, Any]:
     """Say what a run would do, and return the same as plain values."""
-    plan, left = _plan(found, chosen, choices)
+    plan, left = _plan(found, is_chosen, choices)
     copies = sum(image.copy_of is not None for image in left)
     units = len({image.unit for image in left})
     images = count_of(len(left), "image")
@@ -69,7 +69,7 @@ def dry_run(
 
 
 def _plan(
-    found: FoundImages, chosen: frozenset[Key], choices: Mapping[str, Any]
+    found: FoundImages, is_chosen: Callable[[FoundImage], bool], choices: Mapping[str, Any]
 ) -> tuple[Sequence[PlannedImage], Sequence[PlannedImage]]:
     """The plan of the run, that there is or that would be made, and what of it is left to do."""
     from vildcli.labelling.copies import find_copies
@@ -81,7 +81,7 @@ def _plan(
         plan = read_plan(out)
         done = {unit for unit in {i.unit for i in plan} if is_done(out, unit)}
     else:
-        images = [i for i in found.images if i.key in chosen][: choices["limit"]]
+        images = list(filter(is_chosen, found.images))[: choices["limit"]]
         copies = {}
         if choices["dedupe"]:
             copies = find_copies(images, lambda image: found.roots[image.source] / image.path)
@@ -111,7 +111,8 @@ def _forecast(
     try:
         model = open_labelling_model(vocabulary, options)
     except ModelError as error:
-        why = f"no model could be opened: {str(error).rstrip('.')}"
+        said = str(error).rstrip(".")
+        why = f"no model could be opened, and a dry run downloads nothing: {said}"
         rate = last_rate(rate_choices(choices))
         if rate is None:
             return _Forecast(None, why, None)

@@ -93,6 +93,9 @@ class _Progress:
         self._begin = time.perf_counter()
 
     def __call__(self, images: int) -> None:
+        if not self._done and not images:  # a process of several has opened its model
+            self._begin = time.perf_counter()
+            return
         self._left, self._done = self._left - images, self._done + images
         rate = self._done / (time.perf_counter() - self._begin)
         left, shares = self._left / rate if rate else 0.0, self._seconds.shares()
@@ -102,7 +105,7 @@ class _Progress:
         facts = {
             "images_per_second": round(rate, 3),
             "seconds_left": round(left, 3),
-            "shares": {stage: round(share, 3) for stage, share in shares.items()},
+            "shares": _rounded(shares),
         }
         note = f"{rate:.1f} images/s"
         if sys.stderr.isatty():  # its bar counts down by itself, and leaves little room
@@ -147,7 +150,10 @@ def show_result(
         sheet = write_contact_sheet(run.folder, run.folder / SHEET_FILE, conf=conf)
         console.say(f"Contact sheet: {sheet}")
     console.log_event(
-        "end", **asdict(summary), shares=seconds.shares(), stage_seconds=asdict(seconds)
+        "end",
+        **asdict(summary),
+        shares=_rounded(seconds.shares()),
+        stages=_rounded(asdict(seconds)),
     )
     console.say(f"Next: {console.program()} export {shlex.quote(str(run.folder))} --to coco")
 
@@ -176,6 +182,10 @@ def _show_duplicates(run: LabellingRun) -> None:
     near = f"not searched for ({found.why_not})" if found.why_not else found.near_copies
     listed = f", listed in {file}" if found.exact_copies + found.near_copies else ""
     console.say(f"Copies: {found.exact_copies} exact, {near} near{listed}")
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in values.items()}
 
 
 def _share_text(shares: dict[str, float]) -> str:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,7 @@ DUPLICATES_FILE = "duplicates.jsonl"
 NEAR = 0.95  # with the mean of the run taken off
 SAME = 0.995  # as they are
 MOST = 100_000  # images among which near ones are looked for: all pairs are
-_AT_ONCE = 1 << 24  # cosines in memory at a time: 64 MB
+_SIDE = 1024  # images that are compared with as many others at a time
 _COLUMNS = ("image_id", "sha256", "status", "embedding")
 
 
@@ -67,10 +68,10 @@ def find_duplicates(run: Path, *, near: float = NEAR) -> Duplicates:
     exact = _equal(ids, hashes)
     others = {image_id for group in exact for image_id in group[1:]}
     single = ~np.isin(ids, np.fromiter(others, np.int64, len(others)))
+    if len(ids) > MOST:
+        return Duplicates(exact, (), (), f"there are more than {MOST:,} images")
     if embeddings is None:
         return Duplicates(exact, (), (), "no image has an embedding")
-    if single.sum() > MOST:
-        return Duplicates(exact, (), (), f"there are more than {MOST:,} images")
     groups = _near_groups(embeddings[single], near)
     kept = ids[single]
     return Duplicates(
@@ -109,7 +110,8 @@ def _rows(found: Duplicates, plan: Sequence[PlannedImage]) -> Iterator[dict[str,
 
 def _read(run: Path) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.float16] | None]:
     """Ids, the first 64 bits of hashes, and embeddings [N, D] of the images that were labelled."""
-    ids, hashes, embeddings, width = [], [], [], 0
+    ids, hashes, width = [], [], 0
+    embeddings: list[NDArray[np.float16]] = []
     for unit in done_units(run):
         part = read_part(run, "images", unit)
         if "embedding" not in part.column_names:  # of an earlier vildcli
@@ -118,6 +120,9 @@ def _read(run: Path) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.
         ids.append(part.column("image_id").to_numpy())
         heads = [int(digest[:16], 16) for digest in part.column("sha256").to_pylist()]
         hashes.append(np.array(heads, np.uint64))
+        if sum(map(len, ids)) > MOST:  # they would not be looked at
+            embeddings.clear()
+            continue
         rows = _embeddings(part.column("embedding"))
         width = max(width, rows.shape[1])
         embeddings.append(rows)
@@ -126,7 +131,8 @@ def _read(run: Path) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.
     same = [
         rows if rows.shape[1] else np.zeros((len(rows), width), np.float16) for rows in embeddings
     ]
-    return np.concatenate(ids), np.concatenate(hashes), np.concatenate(same) if width else None
+    every = np.concatenate(same) if same and width else None
+    return np.concatenate(ids), np.concatenate(hashes), every
 
 
 def _embeddings(column: pa.ChunkedArray) -> NDArray[np.float16]:
@@ -151,19 +157,10 @@ def _near_groups(
     embeddings: NDArray[np.float16], near: float
 ) -> list[tuple[NDArray[np.int64], float]]:
     """Rows that are tied together by near pairs, and the least cosine of those pairs."""
-    rows = _unit(embeddings.astype(np.float32))
-    own = _centred(rows)
-    parents = list(range(len(rows)))
-    pairs: list[tuple[int, int, float]] = []
-    step = max(1, _AT_ONCE // max(1, len(rows)))
-    for start in range(0, len(rows), step):
-        some = slice(start, start + step)
-        cosines = rows[some] @ rows[start:].T
-        is_near = (cosines >= SAME) | (own[some] @ own[start:].T >= near)
-        for one, other in np.argwhere(is_near).tolist():
-            if one < other:
-                pairs.append((start + one, start + other, float(cosines[one, other])))
-                parents[_root(parents, start + other)] = _root(parents, start + one)
+    parents = list(range(len(embeddings)))
+    pairs = list(_near_pairs(embeddings, near))
+    for one, other, _ in pairs:
+        parents[_root(parents, other)] = _root(parents, one)
     members: dict[int, set[int]] = defaultdict(set)
     least: dict[int, float] = {}
     for one, other, cosine in pairs:
@@ -174,15 +171,41 @@ def _near_groups(
     return sorted(found, key=lambda group: int(group[0][0]))
 
 
-def _centred(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+def _near_pairs(embeddings: NDArray[np.float16], near: float) -> Iterator[tuple[int, int, float]]:
+    """Pairs of rows, the earlier first, with their cosine; block by block, for memory's sake."""
+    mean, starts = _mean(embeddings), range(0, len(embeddings), _SIDE)
+    for first in starts:
+        some = _unit(embeddings[first : first + _SIDE])
+        own = _centred(some, mean)
+        for second in starts[first // _SIDE :]:
+            others = _unit(embeddings[second : second + _SIDE])
+            cosines = some @ others.T
+            is_near = (cosines >= SAME) | (own @ _centred(others, mean).T >= near)
+            for one, other in np.argwhere(is_near).tolist():
+                if first + one < second + other:
+                    yield first + one, second + other, float(cosines[one, other])
+
+
+def _mean(embeddings: NDArray[np.float16]) -> NDArray[np.float32] | None:
+    """The mean of the unit-norm rows; None of two, as it lies between them and sets them apart."""
+    total, count = np.zeros(embeddings.shape[1], np.float64), 0
+    for start in range(0, len(embeddings), _SIDE):
+        rows = _unit(embeddings[start : start + _SIDE])
+        total += rows.sum(axis=0, dtype=np.float64)
+        count += int((rows != 0).any(axis=1).sum())
+    return (total / count).astype(np.float32) if count > 2 else None
+
+
+def _centred(rows: NDArray[np.float32], mean: NDArray[np.float32] | None) -> NDArray[np.float32]:
     """Unit-norm rows with the mean of all taken off; rows of zeros, which are like none, stay."""
-    known: NDArray[np.bool_] = (rows != 0).any(axis=1)
-    if known.sum() <= 2:  # the mean of two lies between them and sets them apart
+    if mean is None:
         return np.zeros_like(rows)
-    return _unit(np.where(known[:, None], rows - rows[known].mean(axis=0), 0))
+    known = (rows != 0).any(axis=1, keepdims=True)
+    return _unit(np.where(known, rows - mean, 0))
 
 
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+def _unit(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    rows = rows.astype(np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: NDArray[np.float32] = rows / np.maximum(lengths, 1e-6)
     return unit

@@ -219,10 +219,11 @@ def _work(share: _Share, pipe: Connection) -> None:
         from vildcli.labelling.model import open_labelling_model
 
         model = open_labelling_model(share.vocabulary, share.options)
+        advance(0)  # from here on its rate means something
         units = units_of(read_plan(share.run))
         own = [units[unit] for unit in share.units]
         label_units(share.run, model, own, share.job, Watch(advance, shrunk, seconds=seconds))
-        pipe.send(_Done(0, astuple(seconds)))
+        advance(0)  # what the last unit took to be written
     except VildError as error:
         pipe.send(_Failed(str(error), error.hint))
         sys.exit(error.exit_code)
