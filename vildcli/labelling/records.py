@@ -57,8 +57,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("mask", pa.binary(MASK_SIDE * MASK_SIDE)),
             ("text_side", _EMBEDDING),
             ("image_side", _EMBEDDING),
-        ]
             ("box_code", _BOX),
+        ]
     ),
     "labels": pa.schema(
         [
@@ -83,8 +83,8 @@ SCHEMAS: dict[str, pa.Schema] = {
                     )
                 ),
             ),
-        ]
             ("box", _BOX),
+        ]
     ),
 }
 _LABELLED_REGION = (
@@ -142,8 +142,8 @@ class LabelRecord:
     box: tuple[float, float, float, float]
     objectness: float
     mask: NDArray[np.uint8]
-
     mask_box: tuple[float, float, float, float]
+
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
@@ -294,7 +294,7 @@ def _regions_by_key(table: pa.Table) -> dict[tuple[int, int], dict[str, Any]]:
             "box": tuple(row["box"]),
             "objectness": row["objectness"],
             "mask": np.frombuffer(row["mask"], np.uint8).reshape(MASK_SIDE, MASK_SIDE),
+            "mask_box": tuple(row["box"]),
         }
         for row in table.to_pylist()
     }
-            "mask_box": tuple(row["box"]),
