@@ -60,12 +60,36 @@ def test_lowest_score__by_hand(target: float, expected: float) -> None:
     assert lowest_score(SCORES, RIGHT, target=target) == expected
 
 
-def test_lowest_score__with_a_belief_worth_ten_labels() -> None:
-    """Expected with a belief of 1/2: 6/11, 7/12, 7/13, 8/14, 8/15."""
-    prior = np.full(5, 0.5)
-    assert lowest_score(SCORES, RIGHT, target=7 / 12, prior=prior) == 0.8
-    assert lowest_score(SCORES, RIGHT, target=8 / 14, prior=prior) == 0.6
-    assert lowest_score(SCORES, RIGHT, target=0.59, prior=prior) is None
+def test_choose_thresholds__a_group_counts_as_ten_labels() -> None:
+    """Term 1 by hand, at a score of which its group's labels are right in three of four cases.
+
+    At 0.5: 18 of 20 own labels are right, (18 + 10 x 0.75) / (20 + 10) = 0.85.
+    """
+    scores = np.full(100, 0.5)
+    terms = np.repeat([1, 2], [20, 80])
+    right = np.arange(100) % 20 < np.where(terms == 1, 18, 0)
+    right[20:77] = True  # 57 of 80, so that 75 of all 100 are right
+    images = np.arange(100)
+    judged = JudgedLabels(terms, images, scores, right, terms[right], images[right], 0)
+    groups = {1: "rare", 2: "rare"}
+    for target, reached in ((0.849, True), (0.851, False)):
+        chosen = choose_thresholds(judged, groups, target=target, method="isotonic")
+        assert chosen.reached[1] == reached
+        assert chosen.values[1] == (0.5 if reached else 1)
+
+
+def test_choose_thresholds__right_labels_never_make_it_worse() -> None:
+    """Term 2 has only right labels; it must not be shown less than a term with no label at all."""
+    generator = np.random.default_rng(0)
+    scores = np.concatenate([generator.random(400), generator.uniform(0.3, 0.7, 25)])
+    terms = np.repeat([1, 2], [400, 25])
+    right = np.concatenate([generator.random(400) < scores[:400], np.ones(25, bool)])
+    images = np.arange(425)
+    judged = JudgedLabels(terms, images, scores, right, terms[right], images[right], 0)
+    groups = {1: "rare", 2: "rare", 3: "rare"}
+    chosen = choose_thresholds(judged, groups, target=0.9, method="isotonic")
+    assert dict(chosen.sources) == {1: "own", 2: "own", 3: "rare"}
+    assert chosen.values[2] < chosen.values[3]
 
 
 def test_lowest_score__equal_scores_stand_or_fall_together() -> None:
@@ -168,6 +192,22 @@ def test_calibrate__says_what_is_too_few_and_what_cannot_be_reached() -> None:
     assert [row.id for row in found.unreachable] == [2, 3]
     assert found.thresholds.values[2] == 1
     assert found.after[1].shown == 0
+
+
+def test_choose_thresholds__low_scores_do_not_speak_against_high_ones() -> None:
+    """Term 2 has no label that scores as high as its group must; term 3 has, and they are wrong."""
+    scores = np.concatenate([np.linspace(0.5, 1, 200), np.linspace(0.1, 0.4, 40)])
+    scores = np.concatenate([scores, np.linspace(0.9, 1, 40)])
+    terms = np.repeat([1, 2, 3], [200, 40, 40])
+    right = (terms == 1) & (scores > 0.7)
+    images = np.arange(280)
+    judged = JudgedLabels(terms, images, scores, right, terms[right], images[right], 0)
+    groups = {1: "common", 2: "common", 3: "rare"}
+    chosen = choose_thresholds(judged, groups, target=0.9, method="isotonic")
+    assert dict(chosen.sources) == {1: "own", 2: "own", 3: "own"}
+    assert chosen.values[2] == pytest.approx(0.66, abs=0.03)
+    assert dict(chosen.reached) == {1: True, 2: True, 3: False}
+    assert chosen.values[3] == 1
 
 
 def test_calibrate__too_few_for_a_check_says_so() -> None:

@@ -3,11 +3,12 @@
 Each frequency group gets a curve from scores to probabilities. The threshold of a term is the
 lowest score from which its labels are expected to be right often enough:
 
-    expected(t) = (right labels from t on + 10 x their mean probability) / (labels from t on + 10)
+    expected(t) = (right labels from t on + 10 g(t)) / (labels from t on + 10)
 
-so that ten labels' worth of belief comes from the group's curve and the rest from the term itself.
-A term with fewer than 20 judged labels takes the threshold of its group, a group with fewer that of
-all labels. Where no score is high enough, the threshold is 1: nothing is shown.
+g(t) is the mean probability of the group's labels from t on: ten labels' worth of belief come from
+the group and the rest from the term itself. A term with fewer than 20 judged labels takes the
+threshold of its group, a group with fewer that of all labels. Where no score is high enough, the
+threshold is 1: nothing is shown.
 
 What a threshold is worth is measured on images that it was not chosen on: both halves in turn.
 """
@@ -89,8 +90,8 @@ class Calibration:
 
     @property
     def too_few(self) -> tuple[Agreement, ...]:
-        """Terms that took their group's threshold."""
-        return tuple(row for row in self.after if self.thresholds.sources[_id(row)] != OWN)
+        """Terms with too few labels for a threshold of their own."""
+        return tuple(row for row in self.after if self.labels.get(_id(row), 0) < FEWEST)
 
     @property
     def unreachable(self) -> tuple[Agreement, ...]:
@@ -152,56 +153,84 @@ def choose_thresholds(
         judged: at least one label.
     """
     curves: dict[str, Scaling] = {}
-    of_groups: dict[str, float | None] = {}
+    beliefs: dict[str, _Belief] = {}
     for name, rows in _group_rows(judged, groups):
         if rows.sum() >= FEWEST or name == ALL:
-            scores, right = judged.scores[rows], judged.right[rows]
-            curves[name] = FIT[method](scores, right)
-            probabilities = curves[name](scores)
-            of_groups[name] = lowest_score(scores, probabilities, target=target)
+            scores = judged.scores[rows]
+            curves[name] = FIT[method](scores, judged.right[rows])
+            beliefs[name] = _belief(curves[name], scores, target)
     values, sources, reached = {}, {}, {}
     for term, group in groups.items():
         rows = judged.terms == term
-        source = group if group in curves else ALL
+        source = group if group in beliefs else ALL
+        found = beliefs[source].threshold
         if rows.sum() >= FEWEST:
-            scores, right = judged.scores[rows], judged.right[rows]
-            prior = curves[source](scores)
-            found = lowest_score(scores, right, target=target, prior=prior)
+            found = lowest_score(
+                judged.scores[rows], judged.right[rows], target=target, belief=beliefs[source]
+            )
             source = OWN
-        else:
-            found = of_groups[source]
         values[term] = UNREACHABLE if found is None else found
         sources[term], reached[term] = source, found is not None
     return Thresholds(curves, values, sources, reached)
 
 
+@dataclass(frozen=True, slots=True)
+class _Belief:
+    """What a group says of a term that nothing else is known of.
+
+    Attributes:
+        scores: of the group's labels, falling, [N].
+        expected: mean probability of the labels from each of these on, [N].
+        threshold: the group's own; None where it does not reach the target.
+    """
+
+    scores: Floats
+    expected: Floats
+    threshold: float | None
+
+    def at(self, points: Floats) -> Floats:
+        """What share of labels from a score on is right."""
+        places = np.searchsorted(-self.scores, -points, side="right") - 1
+        return self.expected[np.maximum(places, 0)]
+
+
+def _belief(curve: Scaling, scores: Floats, target: float) -> _Belief:
+    ranked = -np.sort(-scores)
+    probabilities = curve(ranked)
+    expected = np.cumsum(probabilities) / np.arange(1, len(ranked) + 1)
+    return _Belief(ranked, expected, lowest_score(ranked, probabilities, target=target))
+
+
 def lowest_score(
-    scores: Floats, worth: Floats | Bools, *, target: float, prior: Floats | None = None
+    scores: Floats, worth: Floats | Bools, *, target: float, belief: _Belief | None = None
 ) -> float | None:
     """The lowest score from which labels are expected to be right often enough.
 
     Args:
         scores: [N].
         worth: [N], whether a label is right, or how probably.
-        prior: [N] probabilities by the group's curve, which count as ten labels.
+        belief: what the group says, which counts as ten labels; its threshold is one to choose.
 
     Returns:
         A score in 0-1 that parts the same labels in as few digits as do; None where there is none.
     """
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
-    count = np.arange(1, len(ranked) + 1)
-    expected = np.cumsum(worth[order].astype(np.float64)) / count
-    if prior is not None:
-        believed = np.cumsum(prior[order]) / count
-        expected = (expected * count + _PRIOR * believed) / (count + _PRIOR)
-    is_last_of_equals = np.append(ranked[:-1] > ranked[1:], True)
-    good = np.flatnonzero((expected >= target - _SLACK) & is_last_of_equals)
+    right = np.append(0.0, np.cumsum(worth[order].astype(np.float64)))
+    points = np.unique(ranked)
+    if belief is not None and belief.threshold is not None:
+        points = np.union1d(points, [belief.threshold])
+    count = np.searchsorted(-ranked, -points, side="right")
+    if belief is None:
+        expected = right[count] / count
+    else:
+        expected = (right[count] + _PRIOR * belief.at(points)) / (count + _PRIOR)
+    good = points[expected >= target - _SLACK]
     if not len(good):
         return None
-    last = int(good[-1])
-    below = float(ranked[last + 1]) if last + 1 < len(ranked) else -1.0
-    return _short(float(ranked[last]), below)
+    lowest = float(good[0])
+    below = ranked[ranked < lowest]
+    return _short(lowest, float(below[0]) if len(below) else -1.0)
 
 
 def _short(score: float, below: float) -> float:
