@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from vildcli.evaluation.leaks import COCO_SEEN, doubts, leaks, trained_novel
+from vildcli.evaluation.leaks import COCO_SEEN, doubts, known_names, leaks, trained_novel
 from vildcli.evaluation.protocols import PROTOCOLS
+from vildcli.teacher.chosen_regions import RegionChoice
 from vildcli.vocabulary.category import Category
 
 # The sentences of `vildcli teach`.
@@ -125,3 +127,27 @@ def test_leaks__of_a_released_detpro_there_are_none() -> None:
     """SoCo saw ImageNet, without names."""
     provenance = {"release": "DetPro (ViLD* or DetPro)", "init": "SoCo"}
     assert leaks(provenance, "lvis") == doubts(provenance) == []
+
+
+def test_known_names__of_a_teacher_that_chooses_its_regions() -> None:
+    chosen = "The teacher's own choice by 80 names (all), apart from base ground truth."
+    provenance = {"init": "imagenet", "proposals": chosen}
+    assert doubts(provenance) == leaks(provenance, "coco-48-17") == []
+    assert known_names(provenance) == [
+        "Known when the regions of the model were chosen: 80 names (all)."
+    ]
+    on = {"init": "3fa9", "init_provenance": provenance, "proposals": {"init": "scratch"}}
+    assert known_names(on) == [
+        "Known when the regions of the initialisation of the model were chosen: 80 names (all)."
+    ]
+    assert known_names({"init": "scratch", "proposals": FILE}) == []
+
+
+def test_known_names__are_said_as_teach_says_them() -> None:
+
+    names = SimpleNamespace(categories=(1, 2), which="base")
+    choice = SimpleNamespace(names=names)
+    said = RegionChoice.provenance.fget(choice)
+    assert known_names({"proposals": said}) == [
+        "Known when the regions of the model were chosen: 2 names (base)."
+    ]

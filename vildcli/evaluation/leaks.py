@@ -16,7 +16,8 @@ from vildcli.vocabulary.category import Category
 from vildcli.vocabulary.names import same_things
 
 # ImageNet has names and no boxes; SoCo learns from ImageNet without even the names.
-_COCO, _BLANK = "coco", ("scratch", "imagenet", "soco")
+_CHOICE = "The teacher's own choice by "  # how `vildcli teach` begins to say so, then which names
+_COCO, _BLANK = "coco", ("scratch", "imagenet", "soco", _CHOICE)
 
 _NESTED = {"init_provenance": "initialisation", "proposals": "proposer"}
 
@@ -51,6 +52,23 @@ def doubts(provenance: Mapping[str, Any]) -> list[str]:
         for subject, found in _origins(provenance)
         if found not in (_COCO, *_BLANK)
     ]
+
+
+def known_names(provenance: Mapping[str, Any], of: str = "the model") -> list[str]:
+    """Sentences on the names that were known in training, beyond what a text encoder knows.
+
+    A teacher that chooses its own regions (EZSD) may know the names of novel categories; no box of
+    them is looked at.
+    """
+    sentences = []
+    for key, name in _NESTED.items():
+        found = provenance.get(key)
+        if isinstance(found, Mapping):
+            sentences += known_names(found, f"the {name} of {of}")
+        elif isinstance(found, str) and found.startswith(_CHOICE):
+            which = found.removeprefix(_CHOICE).split(",")[0]
+            sentences.append(f"Known when the regions of {of} were chosen: {which}.")
+    return sentences
 
 
 def trained_novel(
@@ -115,6 +133,8 @@ def _merged(provenance: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, A
 
 def _origin_of_proposals(sentence: str) -> str:
     """What a proposals' sentence of `vildcli teach` says of their origin."""
+    if sentence.startswith(_CHOICE):  # it has seen base ground truth, to keep clear of it
+        return _CHOICE
     if "torchvision" in sentence.lower():
         return _COCO
     last = sentence.rstrip(".").rpartition(" from ")[2]

@@ -12,7 +12,7 @@ from vildcli.evaluation.agreement import Agreement
 from vildcli.evaluation.engine import Engine, Errors
 from vildcli.evaluation.evaluate import evaluate, evaluate_fixed
 from vildcli.evaluation.failures import Outcome, Verdict, count_outcomes
-from vildcli.evaluation.leaks import doubts, leaks, trained_novel
+from vildcli.evaluation.leaks import doubts, known_names, leaks, trained_novel
 from vildcli.evaluation.lvis import MAX_DETECTIONS, best_of_images
 from vildcli.evaluation.partial_boxes import OverlapBin
 from vildcli.evaluation.predictions import Predictions, check_predictions
@@ -145,6 +145,8 @@ def report_on(subject: Subject) -> Report:
     Raises:
         DataError: predictions that would make a number wrong.
     """
+    known = known_names(subject.seen.provenance)
+    subject = replace(subject, notes=(*subject.notes, *known))
     report = Report(subject, zero_shot=judge_zero_shot(subject.truth, subject.seen))
     if subject.predictions is not None:
         report = _with_precision(report, subject.predictions)
