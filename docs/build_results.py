@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,19 @@ RECALL = {
     "proposals of vild-text": "base",
     "proposals of supervised, base + novel": "base + novel",
 }
+SELECTION = "selection, shapes"  # of benchmarks/isal.py
+_SELECTION = {
+    "leave-one-in": (
+        "One image more: a convex head is trained again with its true labels, and the change of "
+        "the reference loss is held against what was predicted from pseudo labels (Spearman)."
+    ),
+    "curve": (
+        "Box AP by the share of the pool that is labelled; RoI heads on cached features of a "
+        "frozen backbone that was trained on the base categories of another world."
+    ),
+    "full": "Mask AP of whole detectors, trained from scratch on the images of those curves.",
+    "classification": "Accuracy on crops of true objects: the teacher's embeddings, a linear head.",
+}
 _HEAD = """\
 # Results on the small world
 
@@ -85,6 +99,8 @@ def page() -> str:
             parts = (_table(here), _orderings(here), _ladder(here), _colours(here), _recall(here))
             lines += [f"## {words}", "", *(line for part in parts for line in part)]
     lines += _gap([row for row in rows if ", gap " in row["world"]])
+    if chosen := [row for row in rows if row["world"] == SELECTION]:
+        lines += _selection(chosen)
     return "\n".join([*lines, *_provenance(rows)]) + "\n"
 
 
@@ -237,6 +253,68 @@ def _gap(rows: Rows) -> Iterator[str]:
                 cells.append(f"{statistics.fmean(row[key] for row in found):.0f} s")
             yield f"| {' | '.join(cells)} | {len(found)} |"
     yield ""
+
+
+def _selection(rows: Rows) -> Iterator[str]:
+    """Label budgets, and influence against retraining."""
+    yield "## Which images to label: shapes"
+    yield ""
+    yield "How it is chosen: [selection.md](selection.md). Means over seeds, ± half their spread."
+    yield ""
+    for row in (row for row in rows if row["part"] == "cost"):
+        yield f"An image takes {row['detect']:.3f} CPU seconds to detect, and influence "
+        yield f"{row['isal']:.3f} more: {row['times']:.2f} times ({row['images']} images)."
+        yield ""
+    for part, words in _SELECTION.items():
+        found = [row for row in rows if row["part"] == part]
+        if not found:
+            continue
+        key = {"leave-one-in": "spearman", "classification": "accuracy"}.get(part, "AP")
+        budgets = sorted({row["budget"] for row in found})
+        heads = [f"{budget}%" if budget else "Spearman" for budget in budgets]
+        last = "| saved | seeds |" if part == "curve" else "| seeds |"
+        yield from (f"### {part.capitalize()}", "", words, "")
+        yield f"| | {' | '.join(heads)} {last}"
+        yield f"|---|{'--:|' * (len(budgets) + last.count('|') - 1)}"
+        for name in dict.fromkeys(row["row"] for row in found):
+            own = _of(found, name)
+            cells = [_at(own, budget, key, 2 if key == "spearman" else 1) for budget in budgets]
+            saved = [_saved(found, name)] if part == "curve" else []
+            seeds = len({row["seed"] for row in own})
+            yield f"| {name} | {' | '.join([*cells, *saved])} | {seeds} |"
+        yield ""
+    yield "*Saved*: the share of images less than random needs for the AP that it has at its"
+    yield "largest budget, on straight lines between the points; the paper reports 12 to 16%."
+    yield ""
+
+
+def _at(rows: Rows, budget: int, key: str, digits: int) -> str:
+    values = [row[key] for row in rows if row["budget"] == budget]
+    if not values:
+        return "–"
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    spread = f" ± {(max(values) - min(values)) / 2:.{digits}f}"
+    return mean + (spread if len(values) > 1 else "")
+
+
+def _saved(rows: Rows, name: str) -> str:
+    mine, random = (_mean_curve(_of(rows, row)) for row in (name, "random"))
+    if name == "random" or not mine or not random or max(mine) < max(random):
+        return "–"
+    most = max(random)
+    wanted = random[most]
+    steps = sorted(mine.items())
+    for (low, before), (high, after) in itertools.pairwise(steps):
+        if before < wanted <= after:
+            needed = low + (high - low) * (wanted - before) / (after - before)
+            return f"{100 * (1 - needed / most):.0f}%"
+    return "none" if steps[-1][1] < wanted else "–"
+
+
+def _mean_curve(rows: Rows) -> dict[int, float]:
+    """AP by budget, mean over the seeds."""
+    budgets = {row["budget"] for row in rows}
+    return {b: statistics.fmean(row["AP"] for row in rows if row["budget"] == b) for b in budgets}
 
 
 def _provenance(rows: Rows) -> Iterator[str]:

@@ -117,8 +117,8 @@ class DetectorLoss:
         def draw(generator: torch.Generator) -> Tensor:
             return (
                 _draw_proposals(predictions, boxes, seed, generator)
-                + _draw_classes(logits, generator)
-                + _draw_codes(codes.float(), wanted, wanted.numel(), 1.0, generator)
+                + draw_classes(logits, generator)
+                + draw_codes(codes.float(), wanted, wanted.numel(), 1.0, generator)
             )
 
         return HeadPass(passes, loss, draw)
@@ -235,20 +235,21 @@ def _draw_proposals(
     level = torch.bucketize(positive, sizes.cumsum(0), right=True)
     counts = 4 * torch.bincount(level, minlength=len(sizes))[level][:, None]
     codes = predictions.deltas[0][positive]
-    return total + _draw_codes(codes, wanted, counts, HUBER_DELTA, generator)
+    return total + draw_codes(codes, wanted, counts, HUBER_DELTA, generator)
 
 
-def _draw_classes(logits: Tensor, generator: torch.Generator) -> Tensor:
+def draw_classes(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Cross-entropy of logits [M, 1 + C] with labels of the model's own softmax, for `draw`."""
     chances = logits.detach().softmax(-1).cpu()
     labels = torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
     total: Tensor = F.cross_entropy(logits, labels, reduction="sum")
     return total / math.sqrt(len(logits))
 
 
-def _draw_codes(
+def draw_codes(
     codes: Tensor, wanted: Tensor, count: Tensor | int, delta: float, generator: torch.Generator
 ) -> Tensor:
-    """A Huber loss bends where the difference is below its delta, by 1 / count a code."""
+    """Box codes [P, 4] for `draw`: a Huber loss bends by 1 / count below its delta, else not."""
     signs = 2.0 * torch.randint(0, 2, codes.shape, generator=generator) - 1
     bends = (codes.detach() - wanted).abs() < delta
     shrunk = torch.as_tensor(count).clamp(min=1).sqrt()

@@ -22,7 +22,7 @@ from vildcli.selection.last_layers import HeadPass, cut_at
 REGULARISATION = 1e-4
 _STEPS = 200  # of Newton's method by L-BFGS
 _ROWS = 256  # images a pass
-_PRECISION = 1e-10  # of conjugate gradients, relative
+PRECISION = 1e-10  # of conjugate gradients, relative
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,15 @@ class LinearHead:
         bent = p * moved - p * (p * moved).sum(1, keepdim=True)
         return bent.T @ self.features / len(p) + self.regularisation * direction
 
-    def exact_direction(self, gradient: Tensor) -> Tensor:
-        """Solve H s = v by conjugate gradients, to the last digits: H is positive definite."""
+    def exact_direction(self, gradient: Tensor, precision: float = PRECISION) -> Tensor:
+        """Solve H s = v by conjugate gradients: H is positive definite.
+
+        Args:
+            precision: of the residual, relative to v.
+        """
         s, rest = torch.zeros_like(gradient), gradient.clone()
         step, norm = rest.clone(), rest.square().sum()
-        limit = (_PRECISION * gradient.norm()) ** 2
+        limit = (precision * gradient.norm()) ** 2
         for _ in range(10 * gradient.numel()):
             if norm <= limit:
                 break
