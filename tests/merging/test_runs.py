@@ -93,6 +93,9 @@ def test_shards__become_the_run_that_one_machine_would_have_made(tmp_path: Path)
     ours, theirs = read_run(tmp_path / "out", "labelling"), read_run(whole, "labelling")
     assert (ours["fingerprint"], ours["settings"]) == (theirs["fingerprint"], theirs["settings"])
     assert [one["units"] for one in ours["arguments"]["merged"]] == ["2 of 3", "1 of 3"]
+    assert summary.notes == ()
+    again = merge(shards, tmp_path / "out")
+    assert (again.labels, again.notes) == (5, ("3 units were merged before.",))
 
 
 def test_shards__that_are_not_all_there_leave_a_run_to_be_continued(tmp_path: Path) -> None:
@@ -101,7 +104,9 @@ def test_shards__that_are_not_all_there_leave_a_run_to_be_continued(tmp_path: Pa
     merge(shards, tmp_path / "out")
     assert (done_units(tmp_path / "out"), len(read_plan(tmp_path / "out"))) == ([0, 1], 5)
     late = shard_of(whole, tmp_path / "3", 2)
-    assert merge([*shards, late], tmp_path / "out").images == 5
+    summary = merge([*shards, late], tmp_path / "out")
+    assert (summary.images, summary.kept) == (5, {"1": 0, "2": 0, "3": 1})
+    assert summary.notes == ("2 units were merged before; the table counts the other 1.",)
     assert view_run(tmp_path / "out").is_complete
 
 
@@ -257,7 +262,7 @@ def test_images_that_nobody_has_done_yet__stay_to_be_done(tmp_path: Path) -> Non
         "1 of 2 units are done",
     )
     assert [i.image_id for i in view.images()] == [1, 2, 3, 4]
-    assert summary.notes == (f"{first} is not complete: 2 of 3 units are done.",)
+    assert summary.notes == (f"{tmp_path / 'out'} is not complete: 1 of 2 units are done.",)
 
 
 def test_merge__goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: Any) -> None:
@@ -319,6 +324,15 @@ def test_a_run_of_a_newer_format__is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError) as caught:
         open_inputs([first, first])
     assert str(caught.value) == f"{first} is given twice."
+
+
+def test_names__tell_inputs_apart(tmp_path: Path) -> None:
+    for machine in ("one", "two"):
+        build_run(tmp_path / machine / "photos", tmp_path / "p", FOUND, vocabulary=FRUIT)
+    opened = open_inputs([tmp_path / machine / "photos" for machine in ("one", "two")])
+    assert [source.name for source in opened] == ["one/photos", "two/photos"]
+    (alone,) = open_inputs([tmp_path / "one" / "photos"])
+    assert alone.name == "photos"
 
 
 def detected(folder: Path, photos: Path, names: str = "fruit") -> Path:

@@ -132,15 +132,13 @@ def open_inputs(paths: Sequence[Path], *, conf: float | None = None) -> list[Inp
         RunError: one path twice, a folder that is no labelling run, or a newer format.
         DataError: a file that is no annotation set, or not a whole one.
     """
-    taken: set[str] = set()
     seen: set[Path] = set()
-    inputs: list[Input] = []
     for path in paths:
         if path.resolve() in seen:
             raise RunError(f"{path} is given twice.", hint="Name each run and file once.")
         seen.add(path.resolve())
-        inputs.append(_open(path, _free_name(path, taken), conf))
-    return inputs
+    named = zip(paths, _names(paths), strict=True)
+    return [_open(path, name, conf) for path, name in named]
 
 
 def runs_only(inputs: Sequence[Input], out: Path) -> list[RunInput]:
@@ -172,11 +170,11 @@ def _open(path: Path, name: str, conf: float | None) -> Input:
     return SetInput(name, path, content, annotation_set(content, path))
 
 
-def _free_name(path: Path, taken: set[str]) -> str:
-    """The folder's or file's name, with -2, -3 … where another input is called so."""
-    stem = path.resolve().name if path.is_dir() else path.stem
-    name, number = stem, 2
-    while name in taken:
-        name, number = f"{stem}-{number}", number + 1
-    taken.add(name)
-    return name
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart, without the suffixes of files."""
+    whole = [path.resolve() if path.is_dir() else path.resolve().with_suffix("") for path in paths]
+    for depth in range(1, max(len(path.parts) for path in whole) + 1):
+        names = ["/".join(path.parts[-depth:]) for path in whole]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]  # a.json beside a.xml

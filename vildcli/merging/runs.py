@@ -23,13 +23,14 @@ from vildcli.labelling.plan import (
 )
 from vildcli.labelling.records import (
     RECORD_FORMAT,
+    done_units,
     is_done,
     part_path,
     read_part,
     write_part_table,
 )
 from vildcli.labelling.run import VOCABULARY_FILE, write_failures
-from vildcli.labelling.thresholds import display_threshold
+from vildcli.labelling.thresholds import display_threshold, view_run
 from vildcli.merging.categories import MergedCategories, merge_categories
 from vildcli.merging.inputs import KIND, RunInput
 from vildcli.merging.overlap import NMS_IOU
@@ -78,7 +79,7 @@ def merge_runs(
     categories = merge_categories(lists, renumber=renumber)
     keep_regions = _share_a_head(runs)
     _open(runs, out, merged, categories, keep_regions, nms_iou, force)
-    counts = Counts()
+    counts, earlier = Counts(), len(done_units(out))
     parts = [
         RunParts(run, read_plan(run.path), ids)
         for run, ids in zip(runs, categories.ids, strict=True)
@@ -89,7 +90,7 @@ def merge_runs(
             _write_unit(out, unit, rows)
         advance(1)
     write_failures(out)
-    return _summary(runs, out, counts, _without_embeddings(runs, keep_regions))
+    return _summary(runs, out, counts, earlier, _without_embeddings(runs, keep_regions))
 
 
 def _refuse_own(runs: Sequence[RunInput], out: Path) -> None:
@@ -125,7 +126,7 @@ def _merge_shards(
             take_over(first.path / name, out / name)
     if _plan_rows(read_plan(out)) != _plan_rows(read_plan(first.path)):
         raise _another_merge(out)
-    counts = Counts()
+    counts, earlier = Counts(), len(done_units(out))
     for run in runs:
         for unit in run.view.units:
             labels = read_part(run.path, "labels", unit, ["label"]).num_rows
@@ -136,7 +137,7 @@ def _merge_shards(
                     take_over(part_path(run.path, table, unit), part_path(out, table, unit))
             advance(1)
     write_failures(out)
-    return _summary(runs, out, counts)
+    return _summary(runs, out, counts, earlier)
 
 
 def _plan_rows(plan: Sequence[PlannedImage]) -> list[tuple[Any, ...]]:
@@ -322,20 +323,29 @@ def _write_unit(out: Path, unit: int, rows: Sequence[ImageRows]) -> None:
 
 
 def _summary(
-    runs: Sequence[RunInput], out: Path, counts: Counts, notes: Sequence[str] = ()
+    runs: Sequence[RunInput],
+    out: Path,
+    counts: Counts,
+    earlier: int,
+    notes: Sequence[str] = (),
 ) -> MergeSummary:
     images = labels = 0
-    for unit in {image.unit for image in read_plan(out)}:
-        if is_done(out, unit):
-            images += read_part(out, "images", unit, ["status"]).num_rows
-            labels += read_part(out, "labels", unit, ["label"]).num_rows
+    view = view_run(out)
+    for unit in view.units:
+        images += read_part(out, "images", unit, ["status"]).num_rows
+        labels += read_part(out, "labels", unit, ["label"]).num_rows
+    if earlier:
+        now = f"; the table counts the other {left}" if (left := len(view.units) - earlier) else ""
+        notes = [f"{earlier} units were merged before{now}.", *notes]
+    if not view.is_complete:
+        notes = [f"{out} is not complete: {view.progress_text}.", *notes]
     return counts.summary(
         out,
         kind="labelling run",
         images=images,
         labels=labels,
         inputs=[run.name for run in runs],
-        notes=[*(note for run in runs for note in run.notes()), *notes],
+        notes=notes,
     )
 
 
