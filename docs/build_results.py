@@ -262,7 +262,7 @@ def _selection(rows: Rows) -> Iterator[str]:
     yield "How it is chosen: [selection.md](selection.md). Means over seeds, ± half their spread."
     yield ""
     for row in (row for row in rows if row["part"] == "cost"):
-        yield f"An image takes {row['detect']:.3f} CPU seconds to detect, and influence "
+        yield f"An image takes {row['detect']:.3f} CPU seconds to detect, and influence"
         yield f"{row['isal']:.3f} more: {row['times']:.2f} times ({row['images']} images)."
         yield ""
     for part, words in _SELECTION.items():
