@@ -318,6 +318,10 @@ def test_report__what_calls_took(run: Path) -> None:
     page, _ = report(run)
     assert "2.50 images a second" in page.text
     assert "1 3 12.50 0.24 812.00 75% forward, 25% decode" in page.text
+    with (run / "calls.jsonl").open("a") as file:
+        file.write('{"images": 3, "seco')
+    again, _ = report(run)
+    assert again.text == page.text
 
 
 def test_report__the_same_run_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:

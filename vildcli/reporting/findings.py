@@ -16,6 +16,7 @@ from vildcli.labelling.thresholds import RunView
 
 SELECTION_FILE = "selection.json"
 _GROUPS_KEPT = 12
+_CALL_KEYS = {"images", "seconds", "images_per_second", "peak_rss_mib"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +101,22 @@ def read_choice(run: Path) -> Choice | None:
 
 
 def read_calls(run: Path) -> list[dict[str, Any]]:
-    """What each call of detect took that labelled images, the first one first."""
+    """What each call of detect took that labelled images, the first one first.
+
+    A call that was killed, or a disk that was full, may have left half a line: it is passed over.
+    """
     file = run / CALLS_FILE
-    return list(_json_lines(file)) if file.is_file() else []
+    if not file.is_file():
+        return []
+    calls = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict) and values.keys() >= _CALL_KEYS:
+            calls.append(values)
+    return calls
 
 
 def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
