@@ -18,7 +18,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -93,16 +93,24 @@ class Stages:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         path = folder / _SECONDS
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        self.seconds: dict[str, float | None] = (
+            json.loads(path.read_text()) if path.exists() else {}
+        )
 
-    def timed(self, name: str, work: Callable[[], object]) -> float:
-        """Seconds that a stage took; done stages are looked through and not timed again."""
+    def timed(self, name: str, work: Callable[[], object]) -> float | None:
+        """Seconds that a stage took, None where it was interrupted; nothing is done twice."""
+        if name in self.seconds:
+            work()  # goes on, or finds everything done
+            return self.seconds[name]
+        self._note(name, None)
         begin = time.perf_counter()
         work()
-        if name not in self.seconds:
-            self.seconds[name] = round(time.perf_counter() - begin, 1)
-            write_json(self.folder / _SECONDS, self.seconds)
+        self._note(name, round(time.perf_counter() - begin, 1))
         return self.seconds[name]
+
+    def _note(self, name: str, seconds: float | None) -> None:
+        self.seconds[name] = seconds
+        write_json(self.folder / _SECONDS, self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +202,7 @@ def _prepare(given: argparse.Namespace) -> Bench:
 
 
 def _measure(bench: Bench, row: Row, seed: int, steps: int) -> dict[str, Any]:
-    offline: dict[str, float] = {}
+    offline: dict[str, float | None] = {}
     if row.adapted:
         offline["adaptation"] = bench.stages.timed("adaptation", lambda: _adapt(bench))
     if not row.chosen:
@@ -212,12 +220,17 @@ def _measure(bench: Bench, row: Row, seed: int, steps: int) -> dict[str, Any]:
     numbers = _evaluate(bench, out)
     return {
         **numbers,
+        **({"teacher_accuracy": _accuracy(bench)} if row.adapted else {}),
         "names": bench.given.names if row.chosen else "base",
         "offline": offline,
-        "offline_seconds": round(sum(offline.values()), 1),
+        "offline_seconds": None if None in offline.values() else _sum(offline.values()),
         "train_seconds": trained,
         "evaluation_seconds": round(time.perf_counter() - begin, 1),
     }
+
+
+def _sum(seconds: Iterable[float | None]) -> float:
+    return round(sum(s for s in seconds if s is not None), 1)
 
 
 def _evaluate(bench: Bench, model: Path) -> dict[str, float]:
@@ -247,6 +260,13 @@ def _adapt(bench: Bench) -> None:
             options, bench.folder / "adapted-teacher", force=False, advance=advance
         )
     console.say(f"Accuracy on true boxes: {found.before} before, {found.after} after")
+
+
+def _accuracy(bench: Bench) -> dict[str, dict[str, float | None]]:
+    """The teacher's top-1 on true boxes of validation, before and after it was adapted."""
+    path = bench.folder / "adapted-teacher" / "accuracy.json"
+    found: dict[str, dict[str, float | None]] = json.loads(path.read_text())
+    return found
 
 
 def _proposer(bench: Bench, seed: int) -> Path:

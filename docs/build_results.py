@@ -250,9 +250,26 @@ def _gap(rows: Rows) -> Iterator[str]:
             cells = [f"{world}, {-steps}", name, *(_cell(found, key) for key in KEYS)]
             cells += [found[0]["names"]]
             for key in ("train_seconds", "offline_seconds"):
-                cells.append(f"{statistics.fmean(row[key] for row in found):.0f} s")
+                taken = [row[key] for row in found]
+                known = None not in taken  # of a stage that was interrupted, nobody knows
+                cells.append(f"{statistics.fmean(taken):.0f} s" if known else "–")
             yield f"| {' | '.join(cells)} | {len(found)} |"
     yield ""
+    yield from _adapted(rows)
+
+
+def _adapted(rows: Rows) -> Iterator[str]:
+    """What adaptation did for the teacher."""
+    for world in sorted({row["world"] for row in rows}):
+        known = [row for row in rows if row["world"] == world and "teacher_accuracy" in row]
+        if known:
+            before, after = (known[0]["teacher_accuracy"][when] for when in ("before", "after"))
+            groups = [
+                f"of {group} {before[group]:.1%} before it was adapted and {after[group]:.1%} after"
+                for group in ("base", "novel")
+            ]
+            yield f"The teacher names true boxes of {world} right: {', '.join(groups)}."
+            yield ""
 
 
 def _selection(rows: Rows) -> Iterator[str]:

@@ -41,7 +41,8 @@ def _matches(
     regions: Regions, labels: RegionLabels, annotations: Sequence[Annotation]
 ) -> list[bool]:
     boxes = torch.tensor([a.box for a in annotations]).reshape(-1, 4)
-    overlaps = box_iou(regions.boxes[labels.regions], boxes)
+    found = regions.boxes[labels.regions] if labels.boxes is None else labels.boxes
+    overlaps = box_iou(found, boxes)
     taken: set[int] = set()
     right = []
     for category_id, row in zip(labels.category_ids.tolist(), overlaps.tolist(), strict=True):
