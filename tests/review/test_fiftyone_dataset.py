@@ -128,6 +128,10 @@ def test_write_dataset__attributes_are_fields_that_clash_with_none(tmp_path, fif
     schema = fiftyone.load_dataset(dataset_name(view)).get_field_schema(flat=True)
     assert {"predictions.detections.colour", "predictions.detections.colour_joint"} <= set(schema)
     assert vildcli(["review", str(painted), "--no-launch", "--where", "colour=green"]) == 0
+    dataset = fiftyone.load_dataset(dataset_name(view))
+    dataset.reload()
+    asked = dataset.load_saved_view("asked-for")
+    assert asked.values("predictions.detections.vildcli_label") == [[1]]
 
 
 def test_write_dataset__second_call_keeps_corrections(run, fiftyone):

@@ -103,8 +103,9 @@ def command(run: Path, pull: bool, as_json: bool, **choices: Any) -> int:
 
 def _review(run: Path, choices: dict[str, Any], as_json: bool) -> int:
     from vildcli.labelling.thresholds import view_run
-    from vildcli.review.fiftyone_app import check_port, prepare_fiftyone
+    from vildcli.review.fiftyone_app import app_address, check_port, prepare_fiftyone
     from vildcli.review.fiftyone_dataset import write_dataset
+    from vildcli.review.fiftyone_views import save_asked_view
     from vildcli.review.mongo import default_folder, ensure_database
 
     view = view_run(run, conf=choices["conf"], where=choices["where"])
@@ -123,8 +124,9 @@ def _review(run: Path, choices: dict[str, Any], as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(asdict(summary)))
     _show_dataset(summary)
+    asked = save_asked_view(summary.dataset, view, choices["conf"], choices["max_samples"])
     if not choices["no_launch"]:
-        _launch(view, summary, port, choices)
+        _launch(run, app_address(port, summary.dataset, asked), summary, port, choices["remote"])
     return 0
 
 
@@ -147,18 +149,15 @@ def _show_dataset(summary: ReviewSummary) -> None:
         console.say(f"Sorting by similarity: {', '.join(summary.similarity)}.")
 
 
-def _launch(view: RunView, summary: ReviewSummary, port: int, choices: dict[str, Any]) -> None:
-    from vildcli.review.fiftyone_app import ADDRESS, app_address, open_browser, show_app
-    from vildcli.review.fiftyone_views import save_asked_view
+def _launch(run: Path, address: str, summary: ReviewSummary, port: int, remote: bool) -> None:
+    from vildcli.review.fiftyone_app import ADDRESS, open_browser, show_app
 
-    asked = save_asked_view(summary.dataset, view, choices["conf"], choices["max_samples"])
-    address = app_address(port, summary.dataset, asked)
     console.say(f"Review at {address}")
-    if choices["remote"]:
+    if remote:
         console.say(f"From another machine, first: ssh -N -L {port}:{ADDRESS}:{port} THIS-MACHINE")
     console.say("Ctrl-C ends it; corrections are kept in the dataset.")
-    console.say(f"Next: {console.program()} review {view.run} --pull")
-    show_app(summary.dataset, port, lambda: None if choices["remote"] else open_browser(address))
+    console.say(f"Next: {console.program()} review {run} --pull")
+    show_app(summary.dataset, port, lambda: None if remote else open_browser(address))
 
 
 def _pull(run: Path, choices: dict[str, Any], as_json: bool) -> int:

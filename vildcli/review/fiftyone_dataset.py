@@ -190,6 +190,10 @@ def _prepare(dataset: Any, view: RunView) -> None:
     add_detection_fields(dataset, fields)
     dataset.create_index("vildcli_image", unique=True)
     _offer_names(dataset, view, fields)
+    groups = fo.DatasetAppConfig.default_sidebar_groups(dataset)
+    for group in groups:
+        group.expanded = group.name in ("tags", "labels")  # the rest is bookkeeping
+    dataset.app_config.sidebar_groups = groups
     dataset.save()
 
 
@@ -288,7 +292,9 @@ class _Writer:
             path=record.path,
         )
         if record.status == OK:
-            sample.metadata = fo.ImageMetadata(width=record.width, height=record.height)
+            sample.metadata = fo.ImageMetadata(
+                size_bytes=record.bytes, width=record.width, height=record.height
+            )
             found = [detection(self.view, self.fields, record, label) for label in shown]
             sample[FIELD] = fo.Detections(detections=found)
         else:
