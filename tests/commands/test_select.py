@@ -75,6 +75,15 @@ def test_select__says_that_a_run_is_not_complete(
     assert f"Warning: {run} is not complete: 1 of 2 units are done." in capsys.readouterr().err
 
 
+def test_select__takes_a_reference_set_that_the_strategy_does_not_ask(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = choosable_run(tmp_path, IMAGES)
+    held = write_annotations(tmp_path / "held.json", ["elsewhere.png"])
+    assert select(run, tmp_path / "next.txt", "--strategy", "random", "--reference", held) == 0
+    assert "random does not ask --reference; isal does.\n" in capsys.readouterr().err
+
+
 def test_select__leaves_reviewed_images_out(tmp_path: Path) -> None:
     run, out = choosable_run(tmp_path, IMAGES), tmp_path / "next.txt"
     done = write_annotations(tmp_path / "done.json", ["deep/torn.png"])

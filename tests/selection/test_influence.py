@@ -128,12 +128,12 @@ def test_select__isal_goes_on_where_it_was_killed(place: Path, tmp_path: Path) -
     shutil.copytree(tmp_path / "next.isal", tmp_path / "again.isal")
     unit = tmp_path / "again.isal" / "units" / "000000.json"
     known = json.loads(unit.read_text())
-    gone = known["values"].pop("2")
+    gone = known.pop("2")
     unit.write_text(json.dumps(known))
     before = (tmp_path / "again.isal" / "direction.safetensors").stat().st_mtime_ns
     assert select(place, again, *held(place)) == 0
     assert again.read_text() == out.read_text()
-    assert json.loads(unit.read_text())["values"]["2"] == pytest.approx(gone, rel=1e-6)
+    assert json.loads(unit.read_text())["2"] == pytest.approx(gone, rel=1e-6)
     assert (tmp_path / "again.isal" / "direction.safetensors").stat().st_mtime_ns == before
 
 
@@ -159,6 +159,9 @@ def test_select__isal_lists_an_image_that_cannot_be_read(
     assert "Warning: Image 4: " in capsys.readouterr().err
     left = (tmp_path / "next.left-out.txt").read_text()
     assert left == f"{tmp_path}/moved/3.png\n"
+    shutil.copy(place / "photos" / "3.png", tmp_path / "moved")  # mended: it is tried again
+    assert select(place, out, *held(place), "--images", tmp_path / "moved", "--force") == 0
+    assert not (tmp_path / "next.left-out.txt").exists()
 
 
 def test_select__isal_refuses_before_it_computes(

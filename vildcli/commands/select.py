@@ -197,6 +197,8 @@ def command(
         console.warn(f"{run} is not complete: {view.progress_text}.")
     pool = _pool(view, choices)
     found = None
+    if choices["reference"] is not None and options.strategy != "isal":
+        console.say(f"{options.strategy} does not ask --reference; isal does.")
     if options.strategy == "isal":
         found = _influences(view, pool, images, outputs.work, force, choices)
     selection = select(view, pool, options, found.values if found else None)
@@ -340,6 +342,8 @@ def _choose_images(
 
     if options.diverse or options.per != "image":
         raise click.UsageError("--diverse and --per ask boxes of a run; choose --strategy hybrid.")
+    if choices["reviewed"]:
+        raise click.UsageError("--reviewed is of a run; labelled images lie in --classification.")
     task = _task(folder, options, choices)
     device = choose_device(choices["device"])
     encoder = image_encoder_of(

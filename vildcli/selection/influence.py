@@ -173,26 +173,34 @@ def measure_influences(
     with progress("Measuring influence", len(candidates)) as advance:
         for unit in view.units:
             file = work / "units" / f"{unit:06d}.json"
-            known = json.loads(file.read_text()) if file.exists() else {"values": {}, "failed": {}}
-            done = {*map(int, known["values"]), *map(int, known["failed"])}
-            left = [candidates[i] for i in _ids(view, unit) if i in candidates and i not in done]
-            advance(len([i for i in done if i in candidates]))
+            known = _read_unit(file)
+            wanted = [candidates[i] for i in _ids(view, unit) if i in candidates]
+            left = [c for c in wanted if c.image_id not in known]
+            advance(len(wanted) - len(left))
             for image_id, found in _of_unit(
                 view, unit, left, loss, columns, options, images, inverse
             ):
-                kind = "failed" if isinstance(found, str) else "values"
-                known[kind][str(image_id)] = None if found != found else found  # JSON has no NaN
+                if isinstance(found, str):
+                    failed[image_id] = found
+                else:
+                    known[image_id] = found
                 advance()
             if left:
-                write_json(file, known)
+                _write_unit(file, known)
             computed += len(left)
-            values |= {
-                int(k): math.nan if v is None else v
-                for k, v in known["values"].items()
-                if int(k) in candidates
-            }
-            failed |= {int(k): v for k, v in known["failed"].items() if int(k) in candidates}
+            values |= {c.image_id: known[c.image_id] for c in wanted if c.image_id in known}
     return Influences(values, failed, inverse, unknown_layers(inverse.direction), computed)
+
+
+def _read_unit(file: Path) -> dict[int, float]:
+    """Influence by image id, as far as it was measured; images that failed are tried again."""
+    known = json.loads(file.read_text()) if file.exists() else {}
+    return {int(image): math.nan if value is None else value for image, value in known.items()}
+
+
+def _write_unit(file: Path, known: Mapping[int, float]) -> None:
+    """As `_read_unit` reads it; JSON has no NaN."""
+    write_json(file, {image: None if math.isnan(v) else v for image, v in known.items()})
 
 
 def _of_unit(
