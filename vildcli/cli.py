@@ -31,7 +31,7 @@ HEADINGS: dict[str, dict[str, str]] = {
         "embed": "Turn a vocabulary into text embeddings.",
     },
     "Review": {
-        "review": "Open a run in the FiftyOne App.",
+        "review": "Open a run in the FiftyOne App; bring corrections back.",
         "report": "A run as one HTML page, without a database.",
         "calibrate": "Thresholds for a target precision, from ground truth.",
         "select": "Choose the images to review next.",
