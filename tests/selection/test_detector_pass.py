@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
-from tiny_detector import tiny_context, tiny_detector
+from tiny_detector import tiny_context, tiny_detector, tiny_images, tiny_target
 from torch import Tensor, nn
 
 from vildcli.errors import ModelError
@@ -29,6 +30,7 @@ def image() -> Tensor:
 
 def loss_of(system: str = "vild-text", seed: int = 0) -> DetectorLoss:
     detector = tiny_detector(system, seed)
+    detector.start_at(0.1)  # where τ is learned
     # Far from its first state, so that proposals, classes and boxes all have something to say.
     for layer in last_layers(detector).values():
         assert isinstance(layer.weight, nn.Parameter)
@@ -89,6 +91,26 @@ def test_hessian_product__equals_autograds(monkeypatch: pytest.MonkeyPatch) -> N
     for name, true in zip(layers, second, strict=True):
         if true is not None:
             torch.testing.assert_close(found[name], true.flatten(1), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("system", ["vild-text", "ezsd"])
+def test_loss__is_that_of_training_where_all_regions_are_drawn_and_all_is_base(system: str) -> None:
+    loss = replace(loss_of(system), regions=1000)
+    pixels, target = tiny_images(1), tiny_target()
+    columns = torch.tensor([0, 2])
+    found = loss(pixels[0], KnownBoxes(target.boxes, columns), 3).loss
+    context = replace(
+        tiny_context("vild-text"),
+        text_embeddings=loss.text_embeddings,
+        is_base=torch.ones(3, dtype=torch.bool),
+        temperature=loss.temperature,
+        regions=100_000,
+        proposals=1000,
+    )
+    drawn = torch.Generator().manual_seed(3)
+    parts = loss.detector(pixels, [replace(target, labels=columns)], context, generators=[drawn])
+    wanted = sum(parts[name].mean() for name in ("objectness", "proposal_box", "text", "box"))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5, check_device=False)
 
 
 def test_loss__is_a_function_of_the_image_alone() -> None:
