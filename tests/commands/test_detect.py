@@ -284,6 +284,22 @@ def test_detect__dedupe_copies_labels_and_duplicates_are_told(
     assert labels["x.png"] == labels["0003.png"] != labels["0004.png"]
 
 
+def test_detect__copies_whose_originals_another_shard_has_are_left_to_a_second_call(
+    photos: Path, opened: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copyfile(photos / "0018.png", photos / "x.png")  # 0018 is in unit 1, its copy in unit 2
+    first = ("photos", "--out", "run", "--dedupe", "--shard", "1/2")
+    assert detect(*first) == 0
+    shown = capsys.readouterr().err
+    assert "1 image left, copies of images that another process labels: run it again." in shown
+    assert "Copies: " not in shown
+    assert detect("photos", "--out", "run", "--dedupe", "--shard", "2/2") == 0
+    assert done_units(Path("run")) == [0, 1]
+    assert detect(*first) == 0
+    assert done_units(Path("run")) == [0, 1, 2]
+    assert "Copies: 1 exact, 0 near" in capsys.readouterr().err
+
+
 def test_detect__json_log_is_one_object_a_line(
     photos: Path, opened: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:

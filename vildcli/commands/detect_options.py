@@ -43,6 +43,9 @@ GROUPS = {
         "region_dtype",
         "devices",
         "shard",
+        "engine",
+        "ray_address",
+        "actors",
         "force",
         "batch",
         "workers",
@@ -67,7 +70,8 @@ def labelling_options(choices: Mapping[str, Any]) -> LabellingOptions:
 
 def rate_choices(choices: Mapping[str, Any]) -> dict[str, Any]:
     """Those choices that decide how long an image takes."""
-    names = set(_MODEL_CHOICES) - {"fusion", "offline"} | {"devices"}
+    where = {"devices", "engine", "ray_address", "actors"}
+    names = set(_MODEL_CHOICES) - {"fusion", "offline"} | where
     return {name: choices[name] for name in sorted(names)}
 
 
@@ -81,6 +85,11 @@ def refuse_contradictions(choices: Mapping[str, Any]) -> None:
     for option, other in needs.items():
         if choices[option] is not None and choices[other] is None:
             raise click.UsageError(f"{_spelled(option)} is for {_spelled(other)}.")
+    for option in ("ray_address", "actors"):
+        if choices[option] is not None and choices["engine"] != "ray":
+            raise click.UsageError(f"{_spelled(option)} is for --engine ray.")
+    if choices["devices"] and choices["engine"] == "ray":
+        raise click.UsageError("Give either --devices D,D or --engine ray.")
     if choices["devices"] and choices["device"]:
         raise click.UsageError("Give either --device D or --devices D,D.")
 
@@ -283,7 +292,7 @@ run_options = _options(
         metavar="N",
         default=min(4, os.cpu_count() or 1),
         show_default="up to 4",
-        help="Threads that decode images.",
+        help="Threads that decode images, of each process.",
     ),
     click.option(
         "--devices",
@@ -296,6 +305,24 @@ run_options = _options(
         callback=_shard,
         metavar="I/N",
         help="Only every n-th unit from the i-th, for several machines on one --out.",
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="Where models run: on this machine, or on those of a Ray cluster that share --out.",
+    ),
+    click.option(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="Of the cluster.  [default: $RAY_ADDRESS; else one is started here]",
+    ),
+    click.option(
+        "--actors",
+        type=_COUNT,
+        metavar="N",
+        help="Models that the cluster opens.  [default: one a GPU, or one a machine]",
     ),
     click.option(
         "--every",

@@ -10,6 +10,7 @@ process that fails costs the unit it was at: the others go on to their end, then
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -101,6 +102,7 @@ def label_on_devices(
 
     Args:
         options: what each process opens the model with, `device` left aside.
+        job: of each process; all together decode in no more threads than there are cores.
         devices: of one kind. One that is named twice gets two processes; those on the CPU share
             its threads.
         watch: told by this process, of all of them.
@@ -113,7 +115,7 @@ def label_on_devices(
     units, left = units_to_do(run, plan, shard)
     numbers = [unit for unit, images in left.items() if not is_copies(images)]
     threads = _threads_each(devices)
-    workers = max(1, job.workers // len(devices))
+    workers = max(1, min(job.workers, (os.cpu_count() or 1) // len(devices)))
     shares = [
         _Share(
             run,
