@@ -219,3 +219,11 @@ def test_tally__precision_counts_reviewed_labels_alone():
         ("drinking straw", 2, 1, 0.5),
         ("pear", 2, 1, 0.5),
     ]
+
+
+def test_tally__an_approved_label_is_kept():
+    tally = Tally()
+    approved = replace(GIVEN[0], tags=frozenset({"approved"}))
+    moved = replace(GIVEN[1], box=(0, 0, 9, 9), tags=frozenset({"approved"}))
+    tally.add(compare(IMAGE, reviewed(approved, moved, GIVEN[2]), NAMES))
+    assert (tally.kept, tally.changes["approved"], tally.changes["moved"]) == (2, 2, 1)
