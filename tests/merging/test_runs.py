@@ -14,6 +14,7 @@ from stub_model import StubLabeller, StubModel, draw_images
 
 from vildcli.cli import run as vildcli
 from vildcli.errors import DataError, RunError, VocabularyError
+from vildcli.evaluation.leaks import doubts, leaks, trained_novel
 from vildcli.labelling.label import LabellingJob, label_images
 from vildcli.labelling.plan import read_plan, source_roots
 from vildcli.labelling.records import (
@@ -29,6 +30,7 @@ from vildcli.labelling.sources import find_images
 from vildcli.labelling.thresholds import view_run
 from vildcli.merging import runs as merging
 from vildcli.merging.inputs import RunInput, open_inputs
+from vildcli.merging.run_rows import RunParts
 from vildcli.merging.runs import merge_runs
 from vildcli.merging.summary import MergeSummary
 from vildcli.runs import read_run
@@ -324,6 +326,43 @@ def test_a_run_of_a_newer_format__is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError) as caught:
         open_inputs([first, first])
     assert str(caught.value) == f"{first} is given twice."
+
+
+def test_provenance__of_every_model_is_still_held_against_zero_shot(tmp_path: Path) -> None:
+    seen = {"init": "imagenet", "proposals": "torchvision maskrcnn"}
+    first = build_run(
+        tmp_path / "1", tmp_path / "p", FOUND, vocabulary=FRUIT, arguments={"provenance": seen}
+    )
+    blank = {"init_provenance": {"init": "scratch", "trained_on": ["plate"]}}
+    second = build_run(
+        tmp_path / "2",
+        tmp_path / "p",
+        SERVED[:1],
+        vocabulary=TABLEWARE,
+        arguments={"provenance": blank},
+    )
+    merge([first, second], tmp_path / "out")
+    found = read_run(tmp_path / "out", "labelling")["arguments"]["provenance"]
+    assert leaks(found, "lvis") == [
+        "The proposer of the model of 1 has seen boxes of COCO's 80 categories, on COCO train2017, "
+        "where LVIS val images lie too."
+    ]
+    assert doubts(found) == []
+    assert trained_novel({7: Category(7, "plate")}, {}, found) == [
+        "The initialisation of the model of 2 was trained on boxes of 1 of the 1 novel categories: "
+        "plate."
+    ]
+
+
+def test_parts__a_few_units_in_memory(tmp_path: Path) -> None:
+    images = [image(f"{k:02}.png", label(1, 0.5, 1, 1, 9, 9)) for k in range(30)]
+    run = build_run(tmp_path / "1", tmp_path / "p", images, vocabulary=FRUIT)
+    (opened,) = open_inputs([run])
+    assert isinstance(opened, RunInput)
+    parts = RunParts(opened, read_plan(run), {1: 1})
+    for number in range(1, 31):
+        assert parts.rows(number).labels.num_rows == 1
+    assert len(parts._units) == 4
 
 
 def test_names__tell_inputs_apart(tmp_path: Path) -> None:
