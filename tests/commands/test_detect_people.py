@@ -86,7 +86,7 @@ def overlaps(boxes: NDArray[np.float64], drawn: list[list[float]], crowd: bool) 
 def test_labels__merge_never_overlaps_a_human_box(photos: Path, crowd: bool) -> None:
     write_labels(crowd=crowd)
     assert detect("--out", "replaced", "--existing", "replace") == 0
-    assert detect("--out", "merged", "--keep-regions") == 0
+    assert detect("--out", "merged", "--existing", "merge", "--keep-regions") == 0
     before, after = label_boxes("replaced"), label_boxes("merged")
     assert set(before) == set(after)
     assert max(overlaps(before[name], drawn, crowd) for name, drawn in BOXES.items()) > 0.55
@@ -104,7 +104,7 @@ def test_labels__merge_never_overlaps_a_human_box(photos: Path, crowd: bool) -> 
 def test_labels__skip_leaves_the_images_out(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert detect("--out", "run", "--existing", "skip") == 0
+    assert detect("--out", "run") == 0
     paths = [image.path for image in iter_images(Path("run"))]
     assert len(paths) == 18
     assert not set(paths) & set(BOXES)
@@ -116,7 +116,7 @@ def test_labels__what_is_not_found_is_counted(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "0007.png").unlink()
-    assert detect("--out", "run", "--dry-run") == 0
+    assert detect("--out", "run", "--existing", "merge", "--dry-run") == 0
     shown = capsys.readouterr().err
     assert "people labelled 1 image (1 box); what they drew a box around is left out." in shown
     assert "Warning: 1 labelled image of labels.json not found." in shown
@@ -137,7 +137,7 @@ def test_labels__are_part_of_the_fingerprint(
     assert detect("--out", "run") == 0
     assert "run is already done." in capsys.readouterr().err
     assert detect("--out", "run", "--existing", "replace") == 1
-    assert "(existing: 'merge' there, 'replace' now)" in capsys.readouterr().err
+    assert "(existing: 'skip' there, 'replace' now)" in capsys.readouterr().err
     write_labels(crowd=True)
     assert detect("--out", "run") == 1
     assert "run holds a run with other settings (labels: '" in capsys.readouterr().err
@@ -150,7 +150,7 @@ def test_labels__of_an_image_of_another_size_fail_that_image(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_labels(size=(HEIGHT, WIDTH))
-    assert detect("--out", "run") == 3
+    assert detect("--out", "run", "--existing", "merge") == 3
     said = "Failed: 0002.png: is 24 x 16 pixels, where people labelled it 16 x 24.\n"
     assert said in capsys.readouterr().err
 
@@ -158,7 +158,7 @@ def test_labels__of_an_image_of_another_size_fail_that_image(
 def test_labels__an_image_that_people_drew_on_is_no_copy(photos: Path) -> None:
     shutil.copyfile(photos / "0002.png", photos / "x.png")
     shutil.copyfile(photos / "0003.png", photos / "y.png")
-    assert detect("--out", "run", "--dedupe") == 0
+    assert detect("--out", "run", "--existing", "merge", "--dedupe") == 0
     found = label_boxes("run")
     assert np.array_equal(found["y.png"], found["0003.png"])
     assert not np.array_equal(found["x.png"], found["0002.png"])

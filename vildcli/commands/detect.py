@@ -105,7 +105,7 @@ def chosen_vocabulary(vocab: str | None, classes: str | None) -> Vocabulary:
 
 def _existing(choices: Mapping[str, Any]) -> str:
     """What becomes of images that people labelled."""
-    return choices["existing"] or "merge"
+    return choices["existing"] or "skip"
 
 
 def _chooser(

@@ -355,7 +355,7 @@ run_options = _options(
         "--existing",
         type=click.Choice(["skip", "merge", "replace"]),
         help="What becomes of those images: skip them, merge (label what no one drew a box"
-        " around), replace (label them like the others).  [default: merge]",
+        " around), replace (label them like the others).  [default: skip]",
     ),
     click.option("--force", is_flag=True, help="Delete another vildcli run at --out first."),
     click.option(
