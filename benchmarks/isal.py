@@ -422,8 +422,6 @@ def _curves(bench: Bench, given: argparse.Namespace, results: _Results) -> None:
                 order = first[: max(1, size * BUDGETS[0] // 100)].tolist()
             for budget in BUDGETS:
                 wanted = max(1, size * budget // 100)
-                if results.has("curve", strategy, seed, budget) and len(order) >= wanted:
-                    continue
                 begin = time.perf_counter()
                 if len(order) < wanted:
                     head = _train_head(bench, [bench.pool[p] for p in order], seed)
@@ -431,6 +429,8 @@ def _curves(bench: Bench, given: argparse.Namespace, results: _Results) -> None:
                     more = wanted - len(order)
                     order += _order(bench, head, left, more, strategy, seed, order)
                     write_json(file, order)
+                if results.has("curve", strategy, seed, budget):
+                    continue
                 chosen = [bench.pool[p] for p in order[:wanted]]
                 numbers = _box_ap(bench, _train_head(bench, chosen, seed))
                 objects = sum(len(scene.columns) for scene in chosen)
