@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vildcli.labelling.label import LabellingJob, StageSeconds
     from vildcli.labelling.model import OpenedModel
     from vildcli.labelling.options import LabellingOptions
+    from vildcli.labelling.ray_engine import RayChoices
     from vildcli.labelling.run import LabellingRun
     from vildcli.labelling.sources import FoundImage, FoundImages, Key
     from vildcli.labelling.summary import LabellingSummary
@@ -131,15 +132,26 @@ def _chooser(
 
 
 def _open_model(vocabulary: Vocabulary, choices: Mapping[str, Any]) -> OpenedModel:
-    """The model; with --devices as each process will open it by itself, on the CPU meanwhile."""
+    """The model; of several processes each will open it by itself: on the CPU meanwhile."""
     from vildcli.labelling.model import open_labelling_model
 
     options = labelling_options(choices)
-    if not choices["devices"]:
+    if choices["engine"] == "ray":
+        from vildcli.labelling.ray_engine import kind_of_device
+
+        kind = kind_of_device(_ray_choices(choices), options.device)
+    elif choices["devices"]:
+        kind = _check_devices(choices["devices"], options)
+    else:
         return open_labelling_model(vocabulary, options)
-    kind = _check_devices(choices["devices"], options)
     model = open_labelling_model(vocabulary, replace(options, device="cpu"))
     return replace(model, settings={**model.settings, "device": kind}, seconds_per_image=None)
+
+
+def _ray_choices(choices: Mapping[str, Any]) -> RayChoices:
+    from vildcli.labelling.ray_engine import RayChoices
+
+    return RayChoices(choices["ray_address"], choices["actors"])
 
 
 def _check_devices(devices: tuple[str, ...], options: LabellingOptions) -> str:
@@ -239,10 +251,17 @@ def _label(
     with console.progress("Labelling", left) as advance:
         # A model that can be measured beforehand has said how long it will take.
         watch = report.watching(left, advance, seconds, forecast=not model.seconds_per_image)
-        if devices:
+        options = labelling_options(choices)
+        if choices["engine"] == "ray":
+            from vildcli.labelling.ray_engine import label_on_ray
+
+            cluster = _ray_choices(choices)
+            summary = label_on_ray(
+                run.folder, vocabulary, options, job, cluster, watch, shard=shard, skipped=skipped
+            )
+        elif devices:
             from vildcli.labelling.many_devices import label_on_devices
 
-            options = labelling_options(choices)
             summary = label_on_devices(
                 run.folder, vocabulary, options, job, devices, watch, shard=shard, skipped=skipped
             )
