@@ -24,7 +24,8 @@ def test_anchors__one_of_each_side_and_ratio_about_a_cell() -> None:
     expected = [(s / math.sqrt(r), s * math.sqrt(r)) for s in SIDES for r in RATIOS]
     found = torch.stack([width, height], 1)[:13]  # the last two are cut off by the image
     torch.testing.assert_close(found, torch.tensor(expected)[:13], rtol=1e-4, atol=1e-3)
-    assert anchors.sides[middle : middle + 15].tolist() == [float(s) for s in SIDES for _ in RATIOS]
+    levels = anchors.levels[middle : middle + 15].tolist()
+    assert [anchors.side(level) for level in levels] == [s for s in SIDES for _ in RATIOS]
 
 
 @pytest.mark.parametrize(("height", "width"), [(50, 60), (2000, 700), (1, 5000), (801, 801)])
@@ -36,12 +37,16 @@ def test_anchors__lie_in_any_image(height: int, width: int) -> None:
     assert (x2 <= width).all()
     assert (y2 <= height).all()
     assert ((x2 > x1) & (y2 > y1)).all()
-    assert len(anchors.boxes) == len(anchors.sides) > 0
+    assert len(anchors.boxes) == len(anchors.levels) > 0
 
 
 def test_anchors__a_photograph_at_half_its_size_has_the_same_ones() -> None:
     whole, half = make_anchors(800, 1200), make_anchors(400, 600)
     torch.testing.assert_close(whole.boxes / 2, half.boxes, rtol=0, atol=1e-3)
+    assert (whole.side(1), half.side(1)) == (64, 32)
+    some = half.rows(torch.tensor([7, 3]))
+    assert torch.equal(some.boxes, half.boxes[[7, 3]])
+    assert torch.equal(some.levels, half.levels[[7, 3]])
 
 
 def test_frame_scale__the_side_that_binds() -> None:

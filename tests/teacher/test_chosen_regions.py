@@ -49,7 +49,7 @@ COLOURS = ImageEncoder(  # how much of a crop is red, green, blue
 
 @pytest.fixture(autouse=True)
 def few_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "RegionChoice", partial(RegionChoice, stride=STRIDE))
+    monkeypatch.setattr(session, "RegionChoice", partial(RegionChoice, stride=2 * STRIDE))
 
 
 @pytest.fixture
@@ -129,10 +129,11 @@ def test_candidates__the_cheap_way_crops_its_shortlist_and_no_more(data: Path) -
     seen = math.ceil(0.02 * count)
     assert sum(cropped) == seen
     assert len(found) > seen
-    boxes = make_anchors(50, 60, STRIDE).boxes
+    levels = torch.zeros(len(found), dtype=torch.int64)
+    surmised = dense(pixels(), Anchors(found, levels, 1.0))
     for some, embeddings in (
         (found[:seen], embed_exactly(pixels(), found[:seen], COLOURS)),  # by their crops
-        (found[seen:], dense(pixels(), Anchors(found[seen:], boxes))),  # as they were surmised
+        (found[seen:], surmised[seen:]),  # in the order surmised
     ):
         assert len(some) > 1
         assert (certainty(embeddings, torch.eye(3), 0.1).objectness.diff() <= 1e-6).all()
@@ -257,7 +258,10 @@ def test_teach__says_which_names_were_known(
     assert settings["names"] | {"fingerprint": ""} == {
         "which": "all", "count": 3, "beyond_base": 1, "fingerprint": "",
     }  # fmt: skip
-    assert (settings["pick"], settings["way"]) == ("unlike-base", "dense, 0.05 cropped")
+    assert (settings["pick"], settings["way"]) == (
+        "unlike-base",
+        "dense, 0.05 cropped, aligned on 16 images",
+    )
     assert settings["crops"]["factors"] == [1.2]
     assert settings["crops"]["fit"] == "pad"
     assert "adapted_from" not in settings

@@ -109,7 +109,7 @@ def test_embed_anchors__one_unit_row_each(make: Any) -> None:
 
 def test_embed_anchors__of_a_whole_image_is_its_crop() -> None:
     model, image = vit(), photograph(48, 48)
-    anchors = Anchors(torch.tensor([[0.0, 0, 48, 48]]), torch.tensor([48.0]))
+    anchors = Anchors(torch.tensor([[0.0, 0, 48, 48]]), torch.tensor([0]), 32 / 48)
     found = embed_anchors(image, anchors, encoder_of(model), pool_of(model))
     recipe = encoder_of(model).recipe
     with torch.inference_mode():
@@ -124,7 +124,7 @@ def test_embed_anchors__what_lies_elsewhere_matters_little() -> None:
     second = photograph(96, 96).flip(1)
     second[:, :32, :32] = first[:, :32, :32]
     boxes = torch.tensor([[0.0, 0, 30, 30], [60, 60, 90, 90]])
-    anchors = Anchors(boxes, torch.tensor([30.0, 30]))
+    anchors = Anchors(boxes, torch.tensor([0, 0]), 32 / 30)
     pool = pool_of(model)
     a, b = (embed_anchors(image, anchors, encoder_of(model), pool) for image in (first, second))
     same, other = cosine_similarity(a, b).tolist()
@@ -135,8 +135,8 @@ def test_tiles__hold_every_square_anchor() -> None:
     pool = DensePool(lambda pixels, cover: pixels, SIZE, 4, 3, 2)
     image = torch.zeros(3, 400, 666, dtype=torch.uint8)
     anchors = make_anchors(400, 666)
-    for side in torch.unique(anchors.sides).tolist():
-        boxes = anchors.boxes[anchors.sides == side]
+    for level in range(5):
+        side, boxes = anchors.side(level), anchors.boxes[anchors.levels == level]
         tiles, nearest = _tiles(image, boxes, side, pool)
         tile = tiles[nearest]
         width, height = (boxes[:, 2:] - boxes[:, :2]).T

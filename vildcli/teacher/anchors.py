@@ -27,11 +27,21 @@ class Anchors:
 
     Attributes:
         boxes: [A, 4] original image frame, clipped to it; each has area.
-        sides: [A] original pixels, of the unclipped square of the same area.
+        levels: [A] int64, which of the sides each has.
+        scale: of the resized image, in its pixels per original one.
     """
 
     boxes: Tensor
-    sides: Tensor
+    levels: Tensor
+    scale: float
+
+    def rows(self, rows: Tensor) -> Anchors:
+        """Some of them, in that order."""
+        return Anchors(self.boxes[rows], self.levels[rows], self.scale)
+
+    def side(self, level: int) -> float:
+        """Original pixels, of the unclipped square of a level."""
+        return SIDES[level] / self.scale
 
 
 def frame_scale(height: int, width: int) -> float:
@@ -51,9 +61,9 @@ def make_anchors(height: int, width: int, stride: int = STRIDE) -> Anchors:
     half = torch.stack([sides[:, None] / ratios, sides[:, None] * ratios], -1).reshape(-1, 2) / 2
     corners = torch.cat([centres[:, None] - half, centres[:, None] + half], -1).reshape(-1, 4)
     boxes = clip_boxes_to_image(corners / scale, (height, width))
-    every_side = sides.repeat_interleave(len(RATIOS)).repeat(len(centres)) / scale
+    levels = torch.arange(len(SIDES)).repeat_interleave(len(RATIOS)).repeat(len(centres))
     has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)  # a cell may begin on the image's last pixels
-    return Anchors(boxes[has_area], every_side[has_area])
+    return Anchors(boxes[has_area], levels[has_area], scale)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,14 @@
             ──▶ some of them, embedded, with the teacher's confidence as weight ──▶ the cache
 
 To be sure of every anchor by a crop of its own is 15,750 crops an image. The cheap way asks the
-teacher's dense features first (`vildcli.teacher.dense_anchors`) and crops a shortlist.
+teacher's dense features first (`vildcli.teacher.dense_anchors`), as they are after what a few
+images say of them (`vildcli.teacher.dense_alignment`), and crops a shortlist.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -22,9 +22,10 @@ from torchvision.ops import box_iou, nms
 from vildcli.data.batches import seeded_generator
 from vildcli.data.lvis import AnnotatedImage
 from vildcli.errors import DataError
-from vildcli.teacher.anchors import STRIDE, Anchors, certainty, frame_scale, make_anchors
+from vildcli.teacher.anchors import STRIDE, certainty, frame_scale, make_anchors
 from vildcli.teacher.cache import TaughtRegions
 from vildcli.teacher.crops import BATCH, ImageEncoder, embed_regions
+from vildcli.teacher.dense_alignment import FITTED_IMAGES, DenseEmbed
 from vildcli.teacher.ground_truth import BaseTruth
 from vildcli.teacher.known_names import KnownNames
 
@@ -37,8 +38,6 @@ OBJECT_FACTOR = 1.2  # of a box's sides, that the teacher sees of an object
 LEAST_SIDE = 10.0  # of a crop, in pixels of an image resized to fit 800 x 1333
 
 Pick = Literal["unlike-base", "random", "best"]
-DenseEmbed = Callable[[Tensor, Anchors], Tensor]
-"""Image [3, H, W] uint8 and its anchors to embeddings [A, D], unit norm, without crops."""
 
 
 def object_encoder(encoder: ImageEncoder) -> ImageEncoder:
@@ -154,11 +153,15 @@ class RegionChoice:
             "regions": TEACHER,
             "kept": self.count,
             "pick": self.pick,
-            "way": "exact" if self.dense is None else f"dense, {self.shortlist:g} cropped",
+            "way": "exact" if self.dense is None else self._way,
             "names": self.names.as_settings(),
             "base": self.truth.fingerprint,
             "seed": self.seed,
         }
+
+    @property
+    def _way(self) -> str:
+        return f"dense, {self.shortlist:g} cropped, aligned on {FITTED_IMAGES} images"
 
     @property
     def provenance(self) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vildcli.errors import ModelError
-from vildcli.teacher.anchors import Anchors
+from vildcli.teacher.anchors import SIDES, Anchors
 from vildcli.teacher.crops import (
     CropRecipe,
     ImageEncoder,
@@ -119,9 +119,11 @@ def _batches(
     image: Tensor, anchors: Anchors, recipe: CropRecipe, pool: DensePool
 ) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
     """Anchors' rows by tile, tiles [B, 4] and covers [B, A, G·G], of one anchor side at a time."""
-    for side in torch.unique(anchors.sides).tolist():
-        of_side = torch.nonzero(anchors.sides == side)[:, 0]
-        tiles, tile_of = _tiles(image, anchors.boxes[of_side], side, pool)
+    for level in range(len(SIDES)):
+        of_side = torch.nonzero(anchors.levels == level)[:, 0]
+        if not len(of_side):
+            continue
+        tiles, tile_of = _tiles(image, anchors.boxes[of_side], anchors.side(level), pool)
         groups = [
             (tile, of_side[rows])
             for i, tile in enumerate(tiles)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,13 @@ from vildcli.teacher.chosen_regions import (
     TEACHER,
     Pick,
     RegionChoice,
+    embed_exactly,
     object_encoder,
     refuse_empty_pick,
     usual_pick,
 )
 from vildcli.teacher.crops import ImageEncoder
+from vildcli.teacher.dense_alignment import open_alignment
 from vildcli.teacher.dense_anchors import dense_embed_of
 from vildcli.teacher.encoder import image_encoder_of
 from vildcli.teacher.figures import (
@@ -136,7 +138,7 @@ def teach(options: TeachOptions, out: Path, *, force: bool, advance: Advance) ->
         out,
         annotations.images,
         options.images,
-        regions_of=source.regions_of,
+        regions_of=source.begin(out, advance),
         advance=advance,
     )
     data = file_sha256(options.data)
@@ -162,10 +164,11 @@ class _Source:
     """Where the regions of a cache come from.
 
     Attributes:
+        begin: what gives the regions of an image, once the folder of the cache is there.
         encoder: with the crops that their embeddings are of.
     """
 
-    regions_of: Callable[[AnnotatedImage, Tensor], TaughtRegions]
+    begin: Callable[[Path, Advance], Callable[[AnnotatedImage, Tensor], TaughtRegions]]
     encoder: ImageEncoder
     settings: Mapping[str, Any]
     provenance: str | Mapping[str, Any]
@@ -184,7 +187,7 @@ def _proposals(
 
     def make(clip: LoadedClip, encoder: ImageEncoder) -> _Source:
         regions_of = embed_proposals(proposals.propose, encoder)
-        return _Source(regions_of, encoder, settings, proposals.provenance)
+        return _Source(lambda out, advance: regions_of, encoder, settings, proposals.provenance)
 
     return make
 
@@ -208,7 +211,23 @@ def _choice(
             dense=None if options.exact_regions else dense_embed_of(clip, encoder),
         )
         settings = {**choice.as_settings(), "prompts": prompts.fingerprint}
-        return _Source(choice, object_encoder(encoder), settings, choice.provenance)
+
+        def begin(out: Path, advance: Advance) -> RegionChoice:
+            if choice.dense is None:
+                return choice
+            alignment = open_alignment(
+                out,
+                annotations.images,
+                options.images,
+                dense=choice.dense,
+                exact=lambda pixels, boxes: embed_exactly(pixels, boxes, encoder),
+                stride=choice.stride,
+                seed=choice.seed,
+                advance=advance,
+            )
+            return replace(choice, dense=alignment.of(choice.dense))
+
+        return _Source(begin, object_encoder(encoder), settings, choice.provenance)
 
     return make
 

@@ -1,0 +1,295 @@
+"""The regions that a teacher chooses: the cheap way beside a crop of every anchor, in one run.
+
+    python -m benchmarks.chosen_regions                       # the demo's world and teacher
+    python -m benchmarks.chosen_regions --images 3            # small
+    python -m benchmarks.chosen_regions --tower transformer   # a teacher that EZSD can adapt
+    python -m benchmarks.chosen_regions --teacher ViT-B-32:openai --data train.json --photos DIR
+
+On every image each way has its turn, so that whatever else the machine does falls on all. Reported
+are, of the first regions of each that are apart from base ground truth:
+
+    agreement   share of the exact way's regions that one of these meets with IoU 0.7
+    recall      share of all novel objects that one of these meets with IoU 0.5
+    crops       that the encoder is asked about, an image; of the cheap way, besides its tiles
+    seconds     an image, the mean; share: of the exact way's
+
+Beside them stand as many anchors at random, and the exact way on anchors at stride 64, a quarter of
+them. `--shortlists` shows what more crops would buy the cheap way, whose alignment (once for a
+cache) is fitted on other images and timed apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from vildcli import console
+from vildcli.data.images import read_image
+from vildcli.data.lvis import AnnotatedImage, load_annotations
+from vildcli.devices import choose_device
+from vildcli.runs import write_json
+from vildcli.teacher.anchors import make_anchors
+from vildcli.teacher.chosen_regions import RegionChoice, apart_from, embed_exactly
+from vildcli.teacher.dense_alignment import DenseEmbed, open_alignment
+from vildcli.teacher.dense_anchors import dense_embed_of
+from vildcli.teacher.encoder import image_encoder_of
+from vildcli.teacher.ground_truth import base_truth, solid_objects
+from vildcli.teacher.known_names import known_names
+from vildcli.text.bank import embed_categories
+from vildcli.text.encoder import text_encoder_of
+from vildcli.text.open_clip_models import CONFIG_FILE, load_open_clip
+from vildcli.text.templates import load_prompts
+from vildcli.world.teacher import train_teacher
+from vildcli.world.world import draw_world
+
+AGREEMENT_IOU, RECALL_IOU = 0.7, 0.5
+COARSE = 64  # the baseline's stride
+EXACT = "exact"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to choose.
+
+    Attributes:
+        choose: an image's pixels to candidates [R, 4], best first.
+    """
+
+    name: str
+    choose: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is measured on.
+
+    Attributes:
+        novel: boxes [N, 4] by image id.
+    """
+
+    images: Sequence[AnnotatedImage]
+    folder: Path
+    exact: RegionChoice
+    cheap: RegionChoice
+    novel: Mapping[int, Tensor]
+    crops: list[int]  # one, counted up by the encoder
+    aligning_seconds: float
+
+
+def main() -> None:
+    given = _arguments()
+    subject = _open(given)
+    found: dict[str, list[tuple[float, int, float, int, int]]] = defaultdict(list)
+    for i, image in enumerate(subject.images):
+        pixels = _pixels(subject, image)
+        truth = subject.exact.truth.boxes(image.id)
+        exact: Tensor | None = None
+        for way in _ways(subject, given, i):
+            subject.crops[0] = 0
+            begin = time.perf_counter()
+            boxes = way.choose(pixels)
+            _wait(subject)
+            seconds = time.perf_counter() - begin
+            boxes = apart_from(boxes, truth)[: given.regions]
+            exact = boxes if exact is None else exact
+            novel = subject.novel[image.id]
+            found[way.name].append(
+                (
+                    _met(exact, boxes, AGREEMENT_IOU) / max(1, len(exact)),
+                    _met(novel, boxes, RECALL_IOU),
+                    seconds,
+                    subject.crops[0],
+                    len(boxes),
+                )
+            )
+        console.say(f"{i + 1} of {len(subject.images)} images")
+    _report(found, subject, given)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/chosen-regions"), help="world, teacher"
+    )
+    parser.add_argument("--results", type=Path, help="JSON that the numbers are written to")
+    parser.add_argument("--tower", choices=["resnet", "transformer"], default="resnet")
+    parser.add_argument("--teacher", help="open_clip reference, instead of the world's own")
+    parser.add_argument("--data", type=Path, help="COCO or LVIS JSON, instead of the world's")
+    parser.add_argument("--photos", type=Path, help="folder of its images")
+    parser.add_argument("--base", help="its base categories, where LVIS does not say")
+    parser.add_argument("--names", default="all")
+    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--regions", type=int, default=300)
+    parser.add_argument("--shortlists", type=float, nargs="*", default=[], help="shares of anchors")
+    parser.add_argument("--device")
+    return parser.parse_args()
+
+
+def _open(given: argparse.Namespace) -> Subject:
+    data, folder, reference = _world(given)
+    annotations = load_annotations(data)
+    truth = base_truth(annotations, given.base)
+    names = known_names(given.names, annotations.categories, truth.is_base)
+    clip = load_open_clip(reference)
+    encoder = image_encoder_of(clip, choose_device(given.device))
+    crops = [0]
+
+    def encode(batch: Tensor) -> Tensor:
+        crops[0] += len(batch)
+        embeddings: Tensor = encoder.encode(batch)
+        return embeddings
+
+    counting = replace(encoder, encode=encode)
+    texts = embed_categories(names.categories, text_encoder_of(clip), load_prompts("ezsd"))
+    exact = RegionChoice(counting, names, texts, truth, given.regions, "best", None)
+    pairs = zip(annotations.categories, truth.is_base, strict=True)
+    novel_ids = {category.id for category, is_base in pairs if not is_base}
+    images = annotations.images[: given.images]
+    novel = {
+        image.id: torch.tensor(
+            [a.box for a in solid_objects(annotations.annotations.get(image.id, ()), novel_ids)]
+        ).reshape(-1, 4)
+        for image in images
+    }
+    dense, seconds = _aligned(
+        given, annotations.images, folder, dense_embed_of(clip, encoder), exact
+    )
+    cheap = replace(exact, dense=dense)
+    return Subject(images, folder, exact, cheap, novel, crops, seconds)
+
+
+def _aligned(
+    given: argparse.Namespace,
+    images: Sequence[AnnotatedImage],
+    folder: Path,
+    dense: DenseEmbed,
+    exact: RegionChoice,
+) -> tuple[DenseEmbed, float]:
+    """The dense view as it is used, fitted on images that are not measured on; its seconds."""
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch, console.progress("Aligning", None) as advance:
+        alignment = open_alignment(
+            Path(scratch),
+            images[given.images :] or images,
+            folder,
+            dense=dense,
+            exact=lambda pixels, boxes: embed_exactly(pixels, boxes, exact.encoder),
+            stride=exact.stride,
+            seed=0,
+            advance=advance,
+        )
+    return alignment.of(dense), time.perf_counter() - begin
+
+
+def _world(given: argparse.Namespace) -> tuple[Path, Path, str]:
+    """Annotations, their images and a teacher; of the small world unless others were named."""
+    if given.data:
+        return given.data, given.photos or given.data.parent, given.teacher or "ViT-B-32:openai"
+    world = draw_world(given.out / "world")
+    teacher = given.out / f"teacher-{given.tower}"
+    if not given.teacher and not (teacher / CONFIG_FILE).is_file():  # written last
+        with console.progress("Training the teacher", None) as advance:
+            train_teacher(
+                world.captions_json,
+                world.caption_images,
+                teacher,
+                tower=given.tower,
+                advance=advance,
+            )
+    return world.val_json, world.val_images, given.teacher or f"local-dir:{teacher}"
+
+
+def _ways(subject: Subject, given: argparse.Namespace, seed: int) -> list[Way]:
+    """The exact way first, which the others are held against."""
+    exact, cheap = subject.exact, subject.cheap
+    more = {f"cheap, {s:g} cropped": replace(cheap, shortlist=s) for s in given.shortlists}
+    choices = {EXACT: exact, "cheap": cheap, **more, "stride 64": replace(exact, stride=COARSE)}
+    ways = [Way(name, choice.candidates) for name, choice in choices.items()]
+    return [*ways, Way("random", lambda pixels: _random(pixels, given.regions, seed))]
+
+
+def _random(pixels: Tensor, count: int, seed: int) -> Tensor:
+    boxes = make_anchors(*pixels.shape[-2:]).boxes
+    order = torch.randperm(len(boxes), generator=torch.Generator().manual_seed(seed))
+    # More than are needed, for some are base ground truth.
+    return boxes[order[: 2 * count]]
+
+
+def _pixels(subject: Subject, image: AnnotatedImage) -> Tensor:
+    decoded = read_image(subject.folder / image.file_name)
+    return torch.from_numpy(decoded.pixels).permute(2, 0, 1)
+
+
+def _wait(subject: Subject) -> None:
+    if subject.exact.encoder.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _met(wanted: Tensor, boxes: Tensor, least: float) -> int:
+    """How many boxes [W, 4] one of the boxes [R, 4] meets."""
+    if not len(wanted) or not len(boxes):
+        return 0
+    return int((box_iou(wanted, boxes).amax(1) >= least).sum())
+
+
+def _report(
+    found: Mapping[str, Sequence[tuple[float, int, float, int, int]]],
+    subject: Subject,
+    given: argparse.Namespace,
+) -> None:
+    novel = sum(len(boxes) for boxes in subject.novel.values())
+    count = len(subject.images)
+    exact = sum(row[2] for row in found[EXACT])
+    rows: list[dict[str, Any]] = [
+        {
+            "way": name,
+            "agreement": round(sum(row[0] for row in measured) / count, 4),
+            "recall": round(sum(row[1] for row in measured) / max(1, novel), 4),
+            "crops": round(sum(row[3] for row in measured) / count, 1),
+            "seconds": round(sum(row[2] for row in measured) / count, 3),
+            "share": round(sum(row[2] for row in measured) / exact, 4),
+            "regions": round(sum(row[4] for row in measured) / count, 1),
+        }
+        for name, measured in found.items()
+    ]
+    title = f"{count} images, {novel} novel objects, {given.regions} regions an image"
+    console.show_table(title, tuple(rows[0]), [tuple(row.values()) for row in rows])
+    about = {
+        "images": count,
+        "novel_objects": novel,
+        "anchors": round(
+            sum(len(make_anchors(i.height, i.width).boxes) for i in subject.images) / count
+        ),
+        "aligning_seconds": round(subject.aligning_seconds, 1),
+        "teacher": given.teacher or f"the small world's, {given.tower}",
+        "device": str(subject.exact.encoder.device),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "date": date.today().isoformat(),
+        "command": shlex.join(["python", "-m", "benchmarks.chosen_regions", *sys.argv[1:]]),
+    }
+    for name, value in about.items():
+        console.say(f"{name}: {value}")
+    if given.results:
+        write_json(given.results, {"rows": rows, **about})
+
+
+if __name__ == "__main__":
+    main()
