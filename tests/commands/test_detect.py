@@ -284,6 +284,18 @@ def test_detect__dedupe_copies_labels_and_duplicates_are_told(
     assert labels["x.png"] == labels["0003.png"] != labels["0004.png"]
 
 
+def test_detect__says_where_near_duplicates_are_not_looked_for(
+    photos: Path,
+    opened: list[dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vildcli.labelling.duplicates.MOST", 19)
+    assert detect("photos", "--out", "run") == 0
+    said = "Copies: 0 exact; near ones are not looked for: there are more than 19 images\n"
+    assert said in capsys.readouterr().err
+
+
 def test_detect__copies_whose_originals_another_shard_has_are_left_to_a_second_call(
     photos: Path, opened: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -159,3 +159,12 @@ def test_find_duplicates__near_ones_not_among_too_many(
     found = find_duplicates(run)
     assert (found.exact, found.near) == (((1, 2),), ())
     assert found.why_not == "there are more than 3 images"
+
+
+def test_find_duplicates__of_a_camera_that_saw_nothing_move() -> None:
+    rows = np.tile(np.ones(16, np.float16), (3000, 1))
+    rows[1500, :8] = -1
+    rows[2000] = 0  # an image without regions
+    (group,) = duplicates._near_groups(rows, duplicates.NEAR)
+    assert group[0].tolist() == [i for i in range(3000) if i not in (1500, 2000)]
+    assert group[1] == pytest.approx(1)

@@ -179,9 +179,12 @@ def _show_duplicates(run: LabellingRun) -> None:
         return
     found = find_duplicates(run.folder)
     write_duplicates(run.folder, found, plan)
-    near = f"not searched for ({found.why_not})" if found.why_not else found.near_copies
+    told = f"Copies: {found.exact_copies} exact"
     listed = f", listed in {file}" if found.exact_copies + found.near_copies else ""
-    console.say(f"Copies: {found.exact_copies} exact, {near} near{listed}")
+    if found.why_not:
+        console.say(f"{told}{listed}; near ones are not looked for: {found.why_not}")
+    else:
+        console.say(f"{told}, {found.near_copies} near{listed}")
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

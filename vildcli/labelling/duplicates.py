@@ -156,23 +156,34 @@ def _equal(ids: NDArray[np.int64], hashes: NDArray[np.uint64]) -> tuple[tuple[in
 def _near_groups(
     embeddings: NDArray[np.float16], near: float
 ) -> list[tuple[NDArray[np.int64], float]]:
-    """Rows that are tied together by near pairs, and the least cosine of those pairs."""
-    parents = list(range(len(embeddings)))
-    pairs = list(_near_pairs(embeddings, near))
-    for one, other, _ in pairs:
-        parents[_root(parents, other)] = _root(parents, one)
-    members: dict[int, set[int]] = defaultdict(set)
-    least: dict[int, float] = {}
-    for one, other, cosine in pairs:
-        root = _root(parents, one)
-        members[root] |= {one, other}
-        least[root] = min(least.get(root, 1.0), cosine)
-    found = [(np.array(sorted(members[root])), least[root]) for root in members]
-    return sorted(found, key=lambda group: int(group[0][0]))
+    """Rows that are tied together by near pairs, and the least cosine of those pairs.
+
+    Pairs are never collected: of a camera that saw nothing move, every two images are one.
+    """
+    group = np.arange(len(embeddings))  # the first row of each row's group
+    least = np.ones(len(embeddings), np.float32)  # over the near pairs that a row is in
+    for first, second, cosines in _near_blocks(embeddings, near):
+        some, others = (
+            slice(s, s + n) for s, n in zip((first, second), cosines.shape, strict=True)
+        )
+        least[some] = np.fmin(least[some], np.fmin.reduce(cosines, axis=1))
+        least[others] = np.fmin(least[others], np.fmin.reduce(cosines, axis=0))
+        is_near = ~np.isnan(cosines)
+        for row in np.flatnonzero(is_near.any(axis=1)):
+            _join(group, first + int(row), second + np.flatnonzero(is_near[row]))
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    members = np.split(order, starts[1:])
+    return [(rows, float(least[rows].min())) for rows in members if len(rows) > 1]
 
 
-def _near_pairs(embeddings: NDArray[np.float16], near: float) -> Iterator[tuple[int, int, float]]:
-    """Pairs of rows, the earlier first, with their cosine; block by block, for memory's sake."""
+def _near_blocks(
+    embeddings: NDArray[np.float16], near: float
+) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+    """Cosines of blocks of rows, NaN where two are not near; and the first row of both sides.
+
+    Every two rows come once, the earlier one on the first side.
+    """
     mean, starts = _mean(embeddings), range(0, len(embeddings), _SIDE)
     for first in starts:
         some = _unit(embeddings[first : first + _SIDE])
@@ -181,9 +192,17 @@ def _near_pairs(embeddings: NDArray[np.float16], near: float) -> Iterator[tuple[
             others = _unit(embeddings[second : second + _SIDE])
             cosines = some @ others.T
             is_near = (cosines >= SAME) | (own @ _centred(others, mean).T >= near)
-            for one, other in np.argwhere(is_near).tolist():
-                if first + one < second + other:
-                    yield first + one, second + other, float(cosines[one, other])
+            if first == second:
+                is_near = np.triu(is_near, 1)
+            if is_near.any():
+                yield first, second, np.where(is_near, cosines, np.float32(np.nan))
+
+
+def _join(group: NDArray[np.int64], row: int, others: NDArray[np.int64]) -> None:
+    """Make the groups of a row and of others one."""
+    joined = np.union1d(group[others], group[row])
+    if len(joined) > 1:
+        group[np.isin(group, joined)] = joined[0]
 
 
 def _mean(embeddings: NDArray[np.float16]) -> NDArray[np.float32] | None:
@@ -209,10 +228,3 @@ def _unit(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: NDArray[np.float32] = rows / np.maximum(lengths, 1e-6)
     return unit
-
-
-def _root(parents: list[int], row: int) -> int:
-    while parents[row] != row:
-        parents[row] = parents[parents[row]]
-        row = parents[row]
-    return row
