@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from vildcli.evaluation.truth import load_truth
 from vildcli.export.checks import check_export
 from vildcli.export.coco import export_coco
 from vildcli.export.selection import Selection
+from vildcli.export.voc import export_voc
 from vildcli.labelling.thresholds import view_run
 from vildcli.merging import annotations as merging
 from vildcli.merging.annotations import merge_annotations
@@ -351,6 +353,30 @@ def test_an_image_of_two_sizes(tmp_path: Path, run: Path) -> None:
         "Merge labels of the very same images, not of scaled, turned or changed ones."
     )
     assert not (tmp_path / "out.json").exists()
+
+
+def test_an_image_whose_size_nobody_wrote_down(tmp_path: Path, run: Path) -> None:
+    row = {**PEOPLE["images"][0], "width": 0, "height": 0}
+    people = write(tmp_path / "people.json", images=[row], annotations=[APPLE])
+    content, _ = merge([run, people], tmp_path / "out.json")
+    assert len(rows_of(content, 51)) == 3
+
+
+def test_voc__people_who_use_it_take_part(tmp_path: Path, run: Path) -> None:
+    export_voc(Selection(view_run(run)), tmp_path / "voc")
+    for file in (tmp_path / "voc" / "Annotations").rglob("*.xml"):
+        text = re.sub(r"<attributes>.*?</attributes>", "", file.read_text(), flags=re.S)
+        file.write_text(text)
+    paths = [tmp_path / "voc", write(tmp_path / "people.json")]
+    with pytest.raises(RunError) as caught:
+        open_inputs(paths)
+    assert str(caught.value) == f"{tmp_path / 'voc'} is an export of a run."
+    (tmp_path / "voc" / "run.json").unlink()
+    content, summary = merge(paths, tmp_path / "o.json", renumber=True)
+    assert summary.given == {"voc": 5, "people": 2}
+    assert {row["by"] for row in content["annotations"]} == {"person"}
+    # The apple of a.png is in both, to the pixel that VOC rounds to.
+    assert summary.left_out == {"drawn by two people": 1}
 
 
 def test_an_image_of_two_hashes(tmp_path: Path, run: Path) -> None:

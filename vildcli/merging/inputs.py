@@ -10,6 +10,7 @@ from typing import Any
 from vildcli.data.lvis import AnnotationSet, annotation_set, read_content
 from vildcli.data.voc import is_voc, read_voc
 from vildcli.errors import RunError
+from vildcli.export.writing import export_header
 from vildcli.labelling.records import OK, RECORD_FORMAT
 from vildcli.labelling.thresholds import RunView, view_run
 from vildcli.runs import RUN_FILE, file_sha256, read_run, refuse_newer
@@ -161,6 +162,11 @@ def is_run_folder(path: Path) -> bool:
 
 
 def _open(path: Path, name: str, conf: float | None) -> Input:
+    if export_header(path) is not None:
+        raise RunError(
+            f"{path} is an export of a run.",
+            hint="Merge the run itself, or what people made.",
+        )
     if is_run_folder(path):
         header = read_run(path, KIND)
         written = int(header["settings"].get("record_format", RECORD_FORMAT))

@@ -130,7 +130,8 @@ def _name(row: Mapping[str, Any]) -> str:
 def _refuse_other(image: SetImage, candidate: _Candidate, source: Input) -> None:
     name, row = candidate.file.paths[0], candidate.row
     hint = "Merge labels of the very same images, not of scaled, turned or changed ones."
-    if (row["width"], row["height"]) != image.size:
+    said = row["width"] and row["height"] and all(image.size)  # 0 where a tool did not look
+    if said and (row["width"], row["height"]) != image.size:
         raise DataError(
             f"{name} is {row['width']} x {row['height']} pixels in {source.name}, and "
             f"{image.size[0]} x {image.size[1]} in {image.added_by}.",
