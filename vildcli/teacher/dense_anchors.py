@@ -222,19 +222,25 @@ def _resnet_pool(visual: Any, pixels: Tensor, cover: Tensor) -> Tensor:
     cells = features.flatten(2).transpose(1, 2)  # [B, T, C]
     pool = visual.attnpool
     places = pool.positional_embedding
+    first, others = places[0], places[1:].mean(0)  # an anchor has cells of any place in a crop
     shares = cover / cover.sum(2, keepdim=True).clamp(min=1e-6)
-    mean = shares @ cells + places[0]
-    cells = cells + places[1:].mean(0)  # where in a crop they would be is another place each time
-    query, own_key, own_value = pool.q_proj(mean), pool.k_proj(mean), pool.v_proj(mean)
-    key, value = pool.k_proj(cells), pool.v_proj(cells)
+
+    def project(layer: Any) -> tuple[Tensor, Tensor]:
+        """Of the mean under each anchor, and of the cells: projected once, for both are linear."""
+        raw = layer(cells)
+        at_first, at_others = (place @ layer.weight.T for place in (first, others))
+        return split(shares @ raw + at_first), split(raw + at_others)
 
     def split(x: Tensor) -> Tensor:  # [B, heads, rows, C / heads]
         return x.reshape(*x.shape[:2], pool.num_heads, -1).transpose(1, 2)
 
-    query = split(query) * split(query).shape[-1] ** -0.5
-    others = query @ split(key).transpose(2, 3) + cover.log()[:, None]
-    logits = torch.cat([(query * split(own_key)).sum(3, keepdim=True), others], 3)
+    query = project(pool.q_proj)[0]
+    query = query * query.shape[-1] ** -0.5
+    own_key, key = project(pool.k_proj)
+    own_value, value = project(pool.v_proj)
+    scores = query @ key.transpose(2, 3) + cover.log()[:, None]
+    logits = torch.cat([(query * own_key).sum(3, keepdim=True), scores], 3)
     weights = logits.softmax(3)
-    seen = weights[..., :1] * split(own_value) + weights[..., 1:] @ split(value)
+    seen = weights[..., :1] * own_value + weights[..., 1:] @ value
     projected: Tensor = pool.c_proj(seen.transpose(1, 2).flatten(2))
     return projected
