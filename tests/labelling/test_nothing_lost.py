@@ -8,6 +8,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ from PIL import Image
 from stub_detect import stub_module
 from stub_model import draw_images
 from tiny_student import save_clip, save_student
+from tiny_video import draw_video
 
 from vildcli.cli import run
 from vildcli.labelling.records import done_units, iter_images, read_part
@@ -258,3 +260,26 @@ def test_a_moved_run__still_exports(tmp_path: Path, stub: None) -> None:
     options = ("--to", "yolo", "--conf", "0", "--images", str(tmp_path / "album"))
     assert run(["export", str(tmp_path / "elsewhere"), "--out", str(out), *options]) == 0
     assert len(list(out.rglob("*.txt"))) >= 3
+
+
+def test_every_kind_of_source__makes_one_run(
+    tmp_path: Path, stub: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("av", reason="pip install 'vildcli[video]'")
+    folder = draw_images(tmp_path / "folder" / "deep", 2).parent
+    (folder / "again").symlink_to(folder, target_is_directory=True)
+    draw_images(tmp_path / "globbed", 3)
+    draw_images(tmp_path / "listed", 3)
+    (tmp_path / "some.txt").write_text("listed/0001.png\n")
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        archive.add(draw_images(tmp_path / "packed", 2), ".")
+    draw_video(tmp_path / "clip.mp4", frames=20, rate=10)
+    named = ("folder", "globbed/*1.png", "some.txt", "shard.tar", "clip.mp4")
+    sources = [tmp_path / name for name in named]
+    assert detect(*sources, "--every", "1", "--out", tmp_path / "run") == 0
+    assert {Path(image.path).name for image in iter_images(tmp_path / "run")} == {
+        "0000.png", "0001.png", "shard.tar#0000.png", "shard.tar#0001.png",
+        "clip.mp4#t=0", "clip.mp4#t=1",
+    }  # fmt: skip
+    said = capsys.readouterr().err
+    assert f"8 images found (1 link to folders that are listed already: {folder}/again" in said
