@@ -107,7 +107,9 @@ def run(arguments: list[str] | None = None) -> int:
     except click.exceptions.Exit as error:
         return int(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("\nInterrupted; the same command continues where it stopped.", err=True)
+        from vildcli.console import say
+
+        say("Interrupted; the same command continues where it stopped.")
         return 130
     except click.ClickException as error:
         error.show()

@@ -122,6 +122,10 @@ def test_detect__interrupted_then_continued(
     monkeypatch.setattr(StubDetector, "regions", interrupt)
     assert detect("photos", "--out", "run") == 130
     assert "Interrupted; the same command continues where it stopped." in capsys.readouterr().err
+    assert detect("photos", "--out", "run2", "--log-format", "json") == 130
+    lines = capsys.readouterr().err.splitlines()  # click ends the line that ^C stands on
+    log = [json.loads(line) for line in lines if line]
+    assert log[-1]["text"].startswith("Interrupted; ")
     monkeypatch.setattr(StubDetector, "regions", regions)
     assert detect("photos", "--out", "run") == 0
     assert "Continuing run: 4 images to label in 1 unit." in capsys.readouterr().err
