@@ -13,9 +13,9 @@ are, of the first regions of each that are apart from base ground truth:
     crops       that the encoder is asked about, an image; of the cheap way, besides its tiles
     seconds     an image, the mean; share: of the exact way's
 
-Beside them stand as many anchors at random, and the exact way on anchors at stride 64, a quarter of
-them. `--shortlists` shows what more crops would buy the cheap way, whose alignment (once for a
-cache) is fitted on other images and timed apart.
+Beside them stand as many anchors at random, and the exact way on anchors at twice the stride, a
+quarter of them. `--shortlists` shows what more crops would buy the cheap way, whose alignment (once
+for a cache) is fitted on other images and timed apart.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from vildcli.data.images import read_image
 from vildcli.data.lvis import AnnotatedImage, load_annotations
 from vildcli.devices import choose_device
 from vildcli.runs import write_json
-from vildcli.teacher.anchors import make_anchors
+from vildcli.teacher.anchors import STRIDE, make_anchors
 from vildcli.teacher.chosen_regions import RegionChoice, apart_from, embed_exactly
 from vildcli.teacher.dense_alignment import DenseEmbed, open_alignment
 from vildcli.teacher.dense_anchors import dense_embed_of
@@ -58,7 +58,7 @@ from vildcli.world.teacher import train_teacher
 from vildcli.world.world import draw_world
 
 AGREEMENT_IOU, RECALL_IOU = 0.7, 0.5
-COARSE = 64  # the baseline's stride
+COARSE = 2  # times the stride, of the baseline
 EXACT = "exact"
 
 
@@ -91,8 +91,8 @@ class Subject:
     aligning_seconds: float
 
 
-def main() -> None:
-    given = _arguments()
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = _arguments(arguments)
     subject = _open(given)
     found: dict[str, list[tuple[float, int, float, int, int]]] = defaultdict(list)
     for i, image in enumerate(subject.images):
@@ -121,7 +121,7 @@ def main() -> None:
     _report(found, subject, given)
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--out", type=Path, default=Path("runs/chosen-regions"), help="world, teacher"
@@ -135,9 +135,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--names", default="all")
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--regions", type=int, default=300)
+    parser.add_argument("--stride", type=int, default=STRIDE, help="of the anchors; more: a trial")
     parser.add_argument("--shortlists", type=float, nargs="*", default=[], help="shares of anchors")
     parser.add_argument("--device")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _open(given: argparse.Namespace) -> Subject:
@@ -156,7 +157,9 @@ def _open(given: argparse.Namespace) -> Subject:
 
     counting = replace(encoder, encode=encode)
     texts = embed_categories(names.categories, text_encoder_of(clip), load_prompts("ezsd"))
-    exact = RegionChoice(counting, names, texts, truth, given.regions, "best", None)
+    exact = RegionChoice(
+        counting, names, texts, truth, given.regions, "best", None, stride=given.stride
+    )
     pairs = zip(annotations.categories, truth.is_base, strict=True)
     novel_ids = {category.id for category, is_base in pairs if not is_base}
     images = annotations.images[: given.images]
@@ -217,17 +220,19 @@ def _world(given: argparse.Namespace) -> tuple[Path, Path, str]:
 def _ways(subject: Subject, given: argparse.Namespace, seed: int) -> list[Way]:
     """The exact way first, which the others are held against."""
     exact, cheap = subject.exact, subject.cheap
+    step = COARSE * given.stride
+    coarse = f"stride {step}"
     more = {f"cheap, {s:g} cropped": replace(cheap, shortlist=s) for s in given.shortlists}
-    choices = {EXACT: exact, "cheap": cheap, **more, "stride 64": replace(exact, stride=COARSE)}
+    choices = {EXACT: exact, "cheap": cheap, **more, coarse: replace(exact, stride=step)}
     ways = [Way(name, choice.candidates) for name, choice in choices.items()]
-    return [*ways, Way("random", lambda pixels: _random(pixels, given.regions, seed))]
+    return [*ways, Way("random", lambda pixels: _random(pixels, given, seed))]
 
 
-def _random(pixels: Tensor, count: int, seed: int) -> Tensor:
-    boxes = make_anchors(*pixels.shape[-2:]).boxes
+def _random(pixels: Tensor, given: argparse.Namespace, seed: int) -> Tensor:
+    boxes = make_anchors(pixels.shape[-2], pixels.shape[-1], given.stride).boxes
     order = torch.randperm(len(boxes), generator=torch.Generator().manual_seed(seed))
     # More than are needed, for some are base ground truth.
-    return boxes[order[: 2 * count]]
+    return boxes[order[: 2 * given.regions]]
 
 
 def _pixels(subject: Subject, image: AnnotatedImage) -> Tensor:
@@ -273,7 +278,8 @@ def _report(
         "images": count,
         "novel_objects": novel,
         "anchors": round(
-            sum(len(make_anchors(i.height, i.width).boxes) for i in subject.images) / count
+            sum(len(make_anchors(i.height, i.width, given.stride).boxes) for i in subject.images)
+            / count
         ),
         "aligning_seconds": round(subject.aligning_seconds, 1),
         "teacher": given.teacher or f"the small world's, {given.tower}",
