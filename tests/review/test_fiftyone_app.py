@@ -13,6 +13,7 @@ import pytest
 from run_builder import IMAGES, build_run
 
 from vildcli.cli import run as vildcli
+from vildcli.errors import VildError
 from vildcli.review import fiftyone_app
 
 
@@ -77,6 +78,24 @@ def test_open_browser__only_where_there_is_a_screen(display, opened, monkeypatch
         monkeypatch.setenv("DISPLAY", display)
     assert fiftyone_app.open_browser("http://here") is opened
     assert shown == ["http://here"] * opened
+
+
+@pytest.mark.slow
+def test_show_app__that_does_not_start(fiftyone, monkeypatch):
+    from fiftyone.core.service import ServiceListenTimeout
+
+    def slow(*_, port, **__):
+        raise ServiceListenTimeout("ServerService", port)
+
+    monkeypatch.setattr(fiftyone, "launch_app", slow)
+    monkeypatch.setattr(fiftyone, "load_dataset", str)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest's own stay
+    with pytest.raises(VildError) as error:
+        fiftyone_app.show_app("photos", 5151)
+    assert str(error.value) == "The App did not start on port 5151 within FiftyOne's minute."
+    assert error.value.hint == (
+        "The machine may be busy: run the same command again; the dataset is there."
+    )
 
 
 def test_check_port__free():

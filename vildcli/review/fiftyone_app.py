@@ -71,14 +71,24 @@ def show_app(name: str, port: int, started: Callable[[], object] = lambda: None)
 
     Args:
         started: called once it can be looked at.
+
+    Raises:
+        VildError: FiftyOne gave up waiting for it.
     """
     import fiftyone as fo
+    from fiftyone.core.service import ServiceListenTimeout
 
     # Also when it runs in the background, or is asked to end by something else than a keyboard.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         # FiftyOne's "remote" only means that it opens no browser of its own.
-        session = fo.launch_app(fo.load_dataset(name), remote=True, address=ADDRESS, port=port)
+        try:
+            session = fo.launch_app(fo.load_dataset(name), remote=True, address=ADDRESS, port=port)
+        except ServiceListenTimeout as error:
+            raise VildError(
+                f"The App did not start on port {port} within FiftyOne's minute.",
+                hint="The machine may be busy: run the same command again; the dataset is there.",
+            ) from error
         started()
         session.wait(-1)
