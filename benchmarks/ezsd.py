@@ -163,7 +163,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/ezsd"), help="runs, resumable")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--sprites", choices=["shapes", "emoji"], default="shapes")
-    parser.add_argument("--gap", type=float, default=0.8, help="0 to 1")
+    parser.add_argument("--gap", type=float, default=0.2, help="0 to 1; 0.2 halves the teacher")
     parser.add_argument("--names", default="all", help="known to the teacher that chooses")
     parser.add_argument("--rows", nargs="+", help="names of rows; all by default")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -171,6 +171,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="of training; half for validation")
     parser.add_argument("--teacher-steps", type=int)
     parser.add_argument("--adapt-epochs", type=int, default=AdaptRecipe().epochs)
+    parser.add_argument("--adapt-rate", type=float, default=AdaptRecipe().learning_rate)
     parser.add_argument("--device")
     return parser.parse_args()
 
@@ -251,7 +252,7 @@ def _adapt(bench: Bench) -> None:
         bench.teacher(adapted=False),
         val=bench.world.val_json,
         val_images=bench.world.val_images,
-        recipe=AdaptRecipe(epochs=bench.given.adapt_epochs),
+        recipe=AdaptRecipe(epochs=bench.given.adapt_epochs, learning_rate=bench.given.adapt_rate),
         device=bench.given.device,
         offline=True,
     )
