@@ -114,10 +114,8 @@ def app(tmp_path_factory: pytest.TempPathFactory, mongod: Path) -> Iterator[Open
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FIFTYONE_")}
     environment |= {"HOME": str(folder), "PATH": f"{mongod.parent}:{os.environ['PATH']}"}
     command = [sys.executable, "-m", "vildcli", "review", str(run), "--port", str(port), "--remote"]
-    with (folder / "said").open("w") as said:
-        review = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=said)
+    review = _open_app(command, environment, folder / "said", f"http://127.0.0.1:{port}/")
     try:
-        _wait_for_page(f"http://127.0.0.1:{port}/", review)
         assert f"ssh -N -L {port}:127.0.0.1:{port}" in (folder / "said").read_text()
         uri = running_server(folder / ".fiftyone" / "vildcli-mongo")
         assert uri is not None
@@ -130,22 +128,30 @@ def app(tmp_path_factory: pytest.TempPathFactory, mongod: Path) -> Iterator[Open
         review.wait(timeout=60)
 
 
-def _wait_for_page(url: str, review: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and review.poll() is None:
+def _open_app(
+    command: list[str], environment: dict[str, str], said: Path, url: str
+) -> subprocess.Popen[bytes]:
+    """Start the review until the App answers: on a busy machine FiftyOne gives up too early."""
+    for _ in range(3):
+        with said.open("w") as file:
+            review = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=file)
+        if _answers(url, review):
+            return review
+    pytest.fail(f"the App did not start: {said.read_text()}")
+
+
+def _answers(url: str, review: subprocess.Popen[bytes]) -> bool:
+    while review.poll() is None:
         try:
             with urllib.request.urlopen(url, timeout=5):
-                return
+                return True
         except OSError:
             time.sleep(0.5)
-    pytest.fail("the App did not start")
+    return False
 
 
 def _low_label(samples: Any) -> tuple[Any, Any]:
-    """A sample whose last label leaves room for a name between it and the image's upper border.
-
-    The last one, because the App gives colours to names in their order.
-    """
+    """A sample whose last label leaves room for a name between it and the image's upper border."""
     for sample in samples.find():
         label = sample["predictions"]["detections"][-1]
         x, y, width, height = label["bounding_box"]

@@ -21,6 +21,7 @@ from vildcli.labelling.image_files import image_file, image_is_there
 from vildcli.labelling.plan import image_path
 from vildcli.labelling.records import OK, LabelledImage
 from vildcli.labelling.thresholds import RunView
+from vildcli.review.drawing import category_colour
 from vildcli.review.fiftyone_labels import (
     DETECTIONS,
     FIELD,
@@ -179,7 +180,16 @@ def _prepare(dataset: Any, view: RunView) -> None:
     """Declare what samples hold, and how the App shows them."""
     import fiftyone as fo
 
-    dataset.app_config.color_scheme = fo.ColorScheme(color_by="value")  # a colour a category
+    colours = {
+        "path": FIELD,
+        "colorByAttribute": "label",
+        "valueColors": [
+            {"value": c.name, "color": "#{:02x}{:02x}{:02x}".format(*category_colour(c.id))}
+            for c in view.vocabulary.categories
+        ],
+    }
+    # Each category the colour that it has on contact sheets; the App's own change from day to day.
+    dataset.app_config.color_scheme = fo.ColorScheme(color_by="value", fields=[colours])
     dataset.default_classes = [category.name for category in view.vocabulary.categories]
     for number in ("vildcli_image", "duplicate_group", "selection_rank"):
         dataset.add_sample_field(number, fo.IntField)
