@@ -12,7 +12,6 @@ from typing import Any
 
 from vildcli.labelling.records import FAILED, OK, is_done, read_part
 
-
 CALLS_FILE = "calls.jsonl"
 
 
