@@ -52,7 +52,8 @@ SELECTION = "selection, shapes"  # of benchmarks/isal.py
 _SELECTION = {
     "leave-one-in": (
         "One image more: a convex head is trained again with its true labels, and the change of "
-        "the reference loss is held against what was predicted from pseudo labels (Spearman)."
+        "the reference loss is held against what was predicted from pseudo labels (Spearman). "
+        "*isal* has the exact inverse; *true labels* shows what is left to the pseudo labels."
     ),
     "curve": (
         "Box AP by the share of the pool that is labelled; RoI heads on cached features of a "
