@@ -22,6 +22,7 @@ from tiny_student import save_clip, save_student
 
 from vildcli import __version__, cli
 from vildcli.errors import MissingDependencyError, RunError
+from vildcli.labelling import ray_engine
 from vildcli.labelling.label import LabellingJob, Watch, label_images
 from vildcli.labelling.model import open_labelling_model
 from vildcli.labelling.options import LabellingOptions
@@ -37,6 +38,7 @@ from vildcli.labelling.ray_engine import (
 from vildcli.labelling.records import SCHEMAS, done_units, iter_images, part_path
 from vildcli.labelling.run import LabellingRun, open_labelling_run
 from vildcli.labelling.sources import find_images
+from vildcli.runs import read_run
 from vildcli.vocabulary.category import Category, Vocabulary
 
 VOCABULARY = Vocabulary("fruit", (Category(1, "apple"), Category(2, "plum")))
@@ -158,6 +160,7 @@ def test_label_on_ray__two_nodes_and_a_lost_actor_write_what_one_process_writes(
     assert sum(advanced) == IMAGES + 2
     assert watch.seconds.forward > 0
 
+    choices = RayChoices(two_nodes, actors=1)
     part_path(run.folder, "images", 5).unlink()
     resumed = label_on_ray(run.folder, VOCABULARY, options, JOB, choices)
     assert resumed.resumed == IMAGES + 2 - 16
@@ -260,3 +263,32 @@ def test_detect__options_that_contradict(
 ) -> None:
     assert cli.run(["detect", "photos", *FRUIT, *options]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_detect__hands_the_run_to_the_cluster(
+    tmp_path: Path, options: LabellingOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (30, 40), "red").save(tmp_path / "photos" / "0.png")
+    asked: list[tuple[Any, ...]] = []
+
+    def labelled(
+        run: Path,
+        vocabulary: Vocabulary,
+        options: Any,
+        job: Any,
+        choices: Any,
+        *watch: Any,
+        **more: Any,
+    ) -> Any:
+        asked.append((options.model, options.device, choices))
+        return label_images(run, open_labelling_model(vocabulary, options), job, *watch, **more)
+
+    monkeypatch.setattr(ray_engine, "kind_of_device", lambda choices, device: "cpu")
+    monkeypatch.setattr(ray_engine, "label_on_ray", labelled)
+    arguments = ("detect", tmp_path / "photos", *FRUIT, "--out", tmp_path / "run", "--offline")
+    here = ("--model", options.model, "--engine", "ray", "--ray-address", "a:1", "--actors", "2")
+    assert cli.run([str(argument) for argument in (*arguments, *here)]) == 0
+    assert asked == [(options.model, None, RayChoices("a:1", 2))]
+    assert read_run(tmp_path / "run", "labelling")["settings"]["device"] == "cpu"
+    assert cli.run([str(a) for a in (*arguments, "--model", options.model, "--device", "cpu")]) == 0
