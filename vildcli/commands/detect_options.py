@@ -192,7 +192,7 @@ model_options = _options(
     click.option(
         "--prompts",
         metavar="P",
-        help="Sentences: vild-63, clip-80, detpro-74, single, bare, or a file."
+        help="Sentences: vild-63, clip-80, detpro-74, ezsd, single, bare, a file."
         "  [default: the model's]",
     ),
     click.option(
