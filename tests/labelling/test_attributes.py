@@ -245,10 +245,10 @@ def test_head__of_an_older_run_has_the_usual_prompts(tmp_path: Path, student: Pa
     opened(student).save_head(tmp_path)
     path = tmp_path / HEAD_FILE
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    values = json.loads(metadata["head"])
+        values = json.loads(file.metadata()["head"])
     assert values.pop("attribute_prompts")["name"] == "attributes"
-    save_file(load_file(path), path, {**metadata, "head": json.dumps(values)})
+    number = str(values.pop("format"))
+    save_file(load_file(path), path, {"format": number, "head": json.dumps(values)})
     assert read_head(tmp_path).attribute_prompts is None
     _, said = open_stored_labeller(tmp_path, FRUIT, LabellingOptions(offline=True))
     assert said["attribute_prompts"] == load_prompts("attributes").fingerprint

@@ -47,6 +47,7 @@ class StoredHead:
 def write_head(run: Path, stored: StoredHead) -> None:
     head = stored.head
     values = {
+        "format": HEAD_FORMAT,
         "temperature": head.temperature,
         "image_temperature": head.image_temperature,
         "fusion": asdict(head.fusion),
@@ -59,7 +60,8 @@ def write_head(run: Path, stored: StoredHead) -> None:
     values |= {"free_background": True} if head.free_background else {}
     known = {"background": head.background, "word_boxes": head.word_boxes}
     tensors = {name: t.contiguous() for name, t in known.items() if t is not None}
-    metadata = {"format": str(HEAD_FORMAT), "head": json.dumps(values, sort_keys=True)}
+    # One key: safetensors writes several in an order of the moment, and equal heads would differ.
+    metadata = {"head": json.dumps(values, sort_keys=True)}
     content = save(tensors, metadata)
     with writing(run):
         write_atomically(run / HEAD_FILE, lambda path: _write_bytes(path, content))
@@ -87,8 +89,8 @@ def read_head(run: Path) -> StoredHead:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path} is damaged: {error}.", hint="Run detect again.") from error
-    refuse_newer(path, int(metadata.get("format", "0")), HEAD_FORMAT, RunError)
     values = json.loads(metadata["head"])
+    refuse_newer(path, int(values.get("format", metadata.get("format", 0))), HEAD_FORMAT, RunError)
     said = (values["prompts"], values.get("attribute_prompts"))  # older heads lack the second
     prompts, attribute_prompts = (one and prompts_from_dict(one) for one in said)
     return StoredHead(
