@@ -120,3 +120,118 @@ def test_fiftyone__parts_are_tags_and_boxes_have_no_mask(run, tmp_path, fiftyone
 def test_fiftyone__no_attribute_takes_the_name_of_a_detections_own_field(fiftyone):
     known = {name for name in dir(fiftyone.Detection) if not name.startswith("_")}
     assert {name for name in known if name.islower()} <= DETECTION_FIELDS | {"get_text_score"}
+
+
+def test_fiftyone__reads_coco(run, tmp_path, fiftyone):
+    export_coco(select(run), tmp_path / "coco.json")
+    dataset = fiftyone.Dataset.from_dir(
+        dataset_type=fiftyone.types.COCODetectionDataset,
+        data_path=str(tmp_path / "photos"),
+        labels_path=str(tmp_path / "coco.json"),
+        label_types=["segmentations"],
+        label_field="predictions",
+        include_id=True,
+    )
+    samples = by_file(dataset, tmp_path / "photos")
+    assert set(samples) == set(FILES.values())
+    for number, file in FILES.items():
+        labels = expected(run)[number]
+        sample = samples[file]
+        found = sample["predictions_segmentations"]
+        detections = found.detections if found else []
+        compare(detections, labels)
+        for detection, (_, label) in zip(detections, labels, strict=True):
+            assert np.float32(detection.confidence) == np.float32(label.score)
+
+
+def test_fiftyone__reads_yolo(run, tmp_path, fiftyone):
+    out = tmp_path / "yolo"
+    export_yolo(select(run), out, images="link", save_conf=True)
+    dataset = fiftyone.Dataset.from_dir(
+        dataset_type=fiftyone.types.YOLOv5Dataset,
+        yaml_path=str(out / "data.yaml"),
+        split="train",
+        label_field="predictions",
+    )
+    samples = by_file(dataset, out / "images")
+    names = {
+        1: "a.png",
+        2: "a-2.jpg",
+        4: "deep/a.png",
+        5: "empty.png",
+        6: "images_/in the dark, é&ü.png",
+    }
+    assert set(samples) == set(names.values())
+    for number, file in names.items():
+        detections = samples[file].predictions.detections
+        labels = expected(run)[number]
+        compare(detections, labels)
+        for detection, (_, label) in zip(detections, labels, strict=True):
+            assert np.float32(detection.confidence) == np.float32(label.score)
+
+
+def test_fiftyone__reads_voc(run, tmp_path, fiftyone):
+    out = tmp_path / "voc"
+    export_voc(select(run), out, images="link")
+    dataset = fiftyone.Dataset.from_dir(
+        dataset_type=fiftyone.types.VOCDetectionDataset,
+        data_path=str(out / "JPEGImages"),
+        labels_path=str(out / "Annotations"),
+        label_field="predictions",
+    )
+    samples = by_file(dataset, out / "JPEGImages")
+    names = {**FILES, 2: "a-2.jpg"}
+    assert set(samples) == set(names.values())
+    for number, file in names.items():
+        detections = samples[file].predictions.detections
+        labels = expected(run)[number]
+        compare(detections, labels, tolerance=1.5)  # FiftyOne does not count pixels from 1
+        for detection, (_, label) in zip(detections, labels, strict=True):
+            assert np.float32(detection["score"]) == np.float32(label.score)
+            assert detection["vildcli_label"] == label.label
+            for a in label.attributes:
+                own = "attribute_label" if a.set == "label" else a.set
+                assert detection[own] == a.name
+
+
+def test_fiftyone__reads_cvat(run, tmp_path, fiftyone):
+    export_cvat(select(run), tmp_path / "cvat.xml")
+    dataset = fiftyone.Dataset.from_dir(
+        dataset_type=fiftyone.types.CVATImageDataset,
+        data_path=str(tmp_path / "photos"),
+        labels_path=str(tmp_path / "cvat.xml"),
+        label_field="predictions",
+    )
+    samples = by_file(dataset, tmp_path / "photos")
+    for number, file in FILES.items():
+        labels = expected(run)[number]
+        found = samples[file]["predictions_detections"]
+        detections = found.detections if found else []
+        compare(detections, labels, tolerance=1)  # FiftyOne rounds
+        for detection, (_, label) in zip(detections, labels, strict=True):
+            assert np.float32(detection["score"]) == np.float32(label.score)
+            for a in label.attributes:
+                own = "attribute_label" if a.set == "label" else a.set
+                assert detection[own] == a.name
+
+
+def test_fiftyone__reads_label_studio(run, tmp_path, fiftyone):
+    from fiftyone.utils.labelstudio import import_label_studio_annotation
+
+    for geometry in ("box", "polygon"):
+        export_labelstudio(select(run), tmp_path / "ls.json", geometry=geometry)
+        for task in json.loads((tmp_path / "ls.json").read_text()):
+            labels = expected(run)[task["data"]["image_id"]]
+            results = task["predictions"][0]["result"]
+            read = [import_label_studio_annotation(r) for r in results if r["type"] != "choices"]
+            assert {field for field, _ in read} <= {"label"}
+            if geometry == "box":
+                compare([region for _, region in read], labels)
+                continue
+            for (_, region), (image, label) in zip(read, labels, strict=True):
+                assert region.label == name_of(label.category_id)
+                points = np.array(region.points[0]) * (image.width, image.height)
+                inside = np.append(points.min(0) + 2, points.max(0) - 2)
+                box = cut(image, label)
+                assert (inside[:2] >= box[:2]).all()
+                assert (inside[2:] <= box[2:]).all()
