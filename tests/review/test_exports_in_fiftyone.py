@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,13 @@ import pytest
 from export_run import ODD, build_odd_run, cut, name_of, select, shown
 
 from vildcli.export.attributes import DETECTION_FIELDS
+from vildcli.export.coco import export_coco
+from vildcli.export.cvat import export_cvat
 from vildcli.export.fiftyone import export_fiftyone
+from vildcli.export.labelstudio import export_labelstudio
 from vildcli.export.split import Split
+from vildcli.export.voc import export_voc
+from vildcli.export.yolo import export_yolo
 from vildcli.labelling.thresholds import view_run
 from vildcli.review.fiftyone_dataset import write_dataset
 
