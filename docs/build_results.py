@@ -9,10 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from vildcli.evaluation.published import published_numbers
 
 RESULTS = Path(__file__).with_name("results.json")
 PAGE = Path(__file__).with_name("results.md")
+PLOT = Path(__file__).with_name("results.png")
 KEYS = ("APr", "APc", "APf", "AP")
 # Our row, and the published one that stands beside it: system and setting in published.yaml.
 WORLDS = {
@@ -92,6 +95,9 @@ of the supervised detector most: it learns each name from its own few boxes, whe
 and distillation bring what the teacher knows of all.
 """,
 }
+_PICTURE = """\
+![AP of rare categories over AP of frequent ones, system by system: here and published](results.png)
+"""
 _COLOURS = """\
 Of the objects of fresh scenes that a region of vild-ensemble meets with IoU 0.5: how many get their
 category, their colour (of 8) and both right, read by two softmaxes over p names and q colours, and
@@ -112,7 +118,7 @@ Rows = Sequence[dict[str, Any]]
 def page() -> str:
     """The whole page."""
     rows = json.loads(RESULTS.read_text(encoding="utf-8"))
-    lines = [_HEAD]
+    lines = [_HEAD, _PICTURE]
     for world, words in WORLDS.items():
         if here := [row for row in rows if row["world"] == world]:
             parts = (_table(here), _orderings(here), _ladder(here), _colours(here), _recall(here))
@@ -370,5 +376,34 @@ def _provenance(rows: Rows) -> Iterator[str]:
         yield f"- {day}, {hardware}, `{world}` world, {steps} steps a row: `{command}`"
 
 
+def draw(path: Path) -> None:
+    """AP of novel categories over AP of frequent base ones: each world, and LVIS as published."""
+    rows = json.loads(RESULTS.read_text(encoding="utf-8"))
+    panels = [(words, _points(rows, world)) for world, words in WORLDS.items()]
+    published = {name: _published(name) for name in TABLE}
+    panels.append(("LVIS v1, as published", {k: v for k, v in published.items() if v}))
+    figure = Figure(figsize=(14, 5.2), dpi=100, layout="constrained")
+    for axes, (title, points) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for name, values in points.items():
+            number = list(TABLE).index(name)
+            marker = "os"[number // 10]
+            axes.plot(values["APf"], values["APr"], marker, color=f"C{number % 10}", label=name)
+        axes.set(title=title, xlabel="AP of frequent categories", ylabel="AP of rare ones: novel")
+        axes.margins(0.08)
+    lines, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=6, fontsize=8)
+    figure.savefig(path)
+
+
+def _points(rows: Rows, world: str) -> dict[str, dict[str, float]]:
+    here = [row for row in rows if row["world"] == world]
+    return {
+        name: {key: statistics.fmean(row[key] for row in found) for key in KEYS}
+        for name in TABLE
+        if (found := _of(here, name))
+    }
+
+
 if __name__ == "__main__":
+    draw(PLOT)
     PAGE.write_text(page(), encoding="utf-8")
