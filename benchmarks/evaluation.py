@@ -279,8 +279,8 @@ def _show(name: str, theirs: Sequence[Measured], ours: Sequence[Measured]) -> No
     memory = [max(m.peak_mib for m in turn) for turn in (theirs, ours)]
     difference = np.abs(np.subtract(theirs[0].metrics, ours[0].metrics)).max()
     print(
-        f"{name:<8}{seconds[0]:>12.2f} s{memory[0]:>8.0f}{seconds[1]:>8.2f} s{memory[1]:>8.0f}"
-        f"{seconds[0] / seconds[1]:>8.1f}{difference:>12.1e}"
+        f"{name:<8}{seconds[0]:>12.3g} s{memory[0]:>8.0f}{seconds[1]:>8.3g} s{memory[1]:>8.0f}"
+        f"{seconds[0] / seconds[1]:>8.3g}{difference:>12.1e}"
     )
 
 

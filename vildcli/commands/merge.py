@@ -20,7 +20,7 @@ EXAMPLE = """\
 \b
 Examples:
   vildcli merge machine-1/photos machine-2/photos --out runs/photos
-  vildcli merge runs/photos people.json --existing merge --out merged.json
+  vildcli merge runs/photos people.json --renumber --out merged.json
 """
 _FOR_SETS = ("existing", "conf", "images")
 
