@@ -171,6 +171,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="of training; half for validation")
     parser.add_argument("--teacher-steps", type=int)
     parser.add_argument("--adapt-epochs", type=int, default=AdaptRecipe().epochs)
+    parser.add_argument("--adapt-loss", choices=["sigmoid", "softmax"], default=AdaptRecipe().loss)
     parser.add_argument("--adapt-rate", type=float, default=AdaptRecipe().learning_rate)
     parser.add_argument("--device")
     return parser.parse_args()
@@ -252,7 +253,11 @@ def _adapt(bench: Bench) -> None:
         bench.teacher(adapted=False),
         val=bench.world.val_json,
         val_images=bench.world.val_images,
-        recipe=AdaptRecipe(epochs=bench.given.adapt_epochs, learning_rate=bench.given.adapt_rate),
+        recipe=AdaptRecipe(
+            loss=bench.given.adapt_loss,
+            epochs=bench.given.adapt_epochs,
+            learning_rate=bench.given.adapt_rate,
+        ),
         device=bench.given.device,
         offline=True,
     )

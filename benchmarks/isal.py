@@ -41,7 +41,6 @@ from vildcli import console
 from vildcli.data.images import read_image
 from vildcli.data.lvis import AnnotatedImage, AnnotationSet
 from vildcli.detector.boxes import BOX_CODE_WEIGHTS, decode_boxes, encode_boxes, match_boxes
-from vildcli.detector.canvas import make_canvas
 from vildcli.detector.detector import Detector
 from vildcli.detector.losses import box_loss, class_logits
 from vildcli.detector.postprocess import top_detections
@@ -85,7 +84,7 @@ FULL_STRATEGIES, FULL_BUDGETS = ("random", "entropy", "isal"), (10, 30)
 PROPOSALS = 100  # an image
 LABEL_NMS = 0.6
 HEAD_STEPS, HEAD_ROWS, HEAD_RATE = 400, 1024, 3e-3
-START, ADDED, ROWS, RIDGE = 120, 100, 30, 1e-3  # of leave-one-in
+START, ADDED, ROWS, RIDGE = 400, 100, 30, 1e-3  # of leave-one-in
 NEWTON_STEPS, FLAT = 8, 1e-8
 CROPS = 2000  # of the classification pool
 COST_IMAGES = 40
@@ -179,6 +178,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=STRATEGIES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=300, help="of a whole detector's training")
+    parser.add_argument("--start", type=int, default=START, help="labelled ones of leave-one-in")
     parser.add_argument("--added", type=int, default=ADDED, help="images of leave-one-in")
     parser.add_argument("--ridge", type=float, default=RIDGE, help="of leave-one-in's head")
     parser.add_argument(
@@ -258,14 +258,7 @@ def _true(
 
 @torch.inference_mode()
 def _frozen(detector: Detector, file: Path, known: Tensor) -> tuple[Tensor, Tensor]:
-    a = detector.architecture
-    canvas = make_canvas(
-        torch.from_numpy(read_image(file).pixels).permute(2, 0, 1),
-        size=a.image_size,
-        stride=a.stride,
-        mean=a.pixel_mean,
-        std=a.pixel_std,
-    )
+    canvas = detector.canvas(torch.from_numpy(read_image(file).pixels).permute(2, 0, 1))
     pyramid = detector.backbone(canvas.pixels[None])
     predictions = detector.proposal_head(pyramid)
     [(found, _)] = select_proposals(predictions, [canvas.content], per_level=1000, total=PROPOSALS)
@@ -449,7 +442,7 @@ def _leave_one_in(bench: Bench, given: argparse.Namespace, results: _Results) ->
             continue
         begin = time.perf_counter()
         order = np.random.default_rng(seed).permutation(len(bench.pool)).tolist()
-        first = min(START, len(order) // 2)
+        first = min(given.start, len(order) // 2)
         start, added = order[:first], order[first : first + given.added]
 
         def true(scene: Scene) -> tuple[Tensor, Tensor]:
@@ -489,7 +482,8 @@ def _leave_one_in(bench: Bench, given: argparse.Namespace, results: _Results) ->
         for name, values in predicted.items():
             found = {"spearman": round(_spearman(values, change), 3)}
             found["named"] = round(float(right.double().mean()), 3)  # what pseudo labels rest on
-            found |= {"added": len(added), "ridge": given.ridge, "seconds": seconds}
+            found |= {"start": first, "added": len(added), "ridge": given.ridge}
+            found["seconds"] = seconds
             results.add("leave-one-in", name, seed, 0, given, **found)
 
 
