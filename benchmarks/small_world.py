@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shlex
 import sys
 import time
@@ -32,6 +30,7 @@ from torch import Tensor
 
 from benchmarks.attribute_accuracy import attribute_accuracy
 from benchmarks.gloss_vectors import write_gloss_vectors
+from benchmarks.recording import hardware
 from vildcli import console
 from vildcli.data.lvis import Annotation, annotation_mask
 from vildcli.detector.scoring import Fusion, ScoringHead
@@ -427,16 +426,7 @@ class _Results:
 
 
 def _hardware() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{os.cpu_count()} cores, {_cpu_name()}"
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return hardware("cuda" if torch.cuda.is_available() else "cpu")
 
 
 if __name__ == "__main__":

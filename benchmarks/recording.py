@@ -1,0 +1,98 @@
+"""Rows of docs/performance.json: what was measured, on what, when, by which command.
+
+A script that records is run as a module from the project's root, `python -m benchmarks.NAME`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+
+from vildcli.runs import write_json
+
+PERFORMANCE = Path(__file__).parents[1] / "docs" / "performance.json"
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a table of docs/performance.md.
+
+    Attributes:
+        item: the section: a key of ITEMS in docs/build_performance.py ("detect", "relabel", …).
+        row: who was measured ("vild-ensemble", "torchvision v2", "the PIL loop").
+        parameters: what was asked for, the same words in all rows of an item ("names", "regions",
+            "masks", "images", "precision").
+        measured: what came out; the unit is the last word of the key ("score ms", "peak MiB",
+            "images/s", "ratio").
+        hardware, date, command: as `hardware`, today and `command_line` say it.
+        note: what a reader must know ("random weights, beside other jobs").
+    """
+
+    item: str
+    row: str
+    parameters: Mapping[str, Value]
+    measured: Mapping[str, Value]
+    hardware: str
+    command: str
+    note: str = ""
+    date: str = field(default_factory=lambda: date.today().isoformat())
+
+
+def record(rows: Sequence[Row], path: Path = PERFORMANCE) -> None:
+    """Add the rows to the file; equal item, row, parameters and hardware replace what was there.
+
+    Two scripts may record at a time: the folder is locked between reading and renaming.
+    """
+    fresh = {_key(row): row for row in map(asdict, rows)}
+    with _locked(path.parent):
+        there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        merged = {_key(row): row for row in there} | fresh
+        write_json(path, list(merged.values()))
+
+
+def hardware(device: str = "cpu") -> str:
+    """The GPU's name, or how many cores of which processor this process may use."""
+    if device.startswith("cuda"):
+        import torch
+
+        return str(torch.cuda.get_device_name(device))
+    cores = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    return f"{cores if usable == cores else f'{usable} of {cores}'} cores, {_cpu_name()}"
+
+
+def command_line(module: str) -> str:
+    """How this script was called, to be pasted: `python -m benchmarks.growth --images 500`."""
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+
+
+def _key(row: Mapping[str, object]) -> str:
+    return json.dumps([row[k] for k in ("item", "row", "parameters", "hardware")], sort_keys=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Held by the open folder itself: nothing stays behind when the process is killed."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
