@@ -37,7 +37,7 @@ def picture(height: int = 50, width: int = 70) -> torch.Tensor:
 @pytest.mark.parametrize("size", [(50, 70), (64, 64), (1, 1), (700, 3), (33, 65)])
 def test_student__canvas_is_the_frame_that_an_image_is_padded_to(size: tuple[int, int]) -> None:
     detector = tiny_detector().eval()
-    canvas = detector._canvas(picture(*size))
+    canvas = detector.canvas(picture(*size))
     assert Student(detector, 10).canvas(*size) == tuple(canvas.pixels.shape[1:])
 
 

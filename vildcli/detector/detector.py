@@ -287,7 +287,7 @@ class Detector(nn.Module):
         Returns:
             One `Regions` an image, original image frame, on the CPU, embeddings rounded to float16.
         """
-        canvases = [self._canvas(image) for image in images]
+        canvases = [self.canvas(image) for image in images]
         found: dict[int, Regions] = {}
         for rows in _by_shape(canvases):
             batch = [canvases[i] for i in rows]
@@ -304,7 +304,7 @@ class Detector(nn.Module):
         Returns:
             Boxes in the original image frame, on the CPU.
         """
-        canvas = self._canvas(image)
+        canvas = self.canvas(image)
         predictions = self.proposal_head(self.backbone(canvas.pixels[None]))
         [(boxes, _)] = select_proposals(
             predictions, [canvas.content], per_level=max(1000, count), total=count
@@ -319,7 +319,8 @@ class Detector(nn.Module):
         )
         return content[0] + (-content[0]) % a.stride, content[1] + (-content[1]) % a.stride
 
-    def _canvas(self, image: Tensor) -> Canvas:
+    def canvas(self, image: Tensor) -> Canvas:
+        """An image [3, H, W] uint8 RGB, upright, as the network sees it, on the model's device."""
         a = self.architecture
         return make_canvas(
             image.to(self.device),

@@ -24,7 +24,6 @@ from vildcli.detector.boxes import (
     encode_boxes,
     match_boxes,
 )
-from vildcli.detector.canvas import Canvas, make_canvas
 from vildcli.detector.detector import Detector
 from vildcli.detector.losses import box_loss, class_logits, classifier_logits
 from vildcli.detector.proposals import (
@@ -81,7 +80,7 @@ class DetectorLoss:
             seed: of the anchors that the proposal loss draws.
         """
         detector = self.detector
-        canvas = _canvas(detector, image)
+        canvas = detector.canvas(image)
         boxes = canvas.from_original(known.boxes.to(detector.device))
         columns = known.columns.to(detector.device)
         with cut_at(last_layers(detector)) as passes:
@@ -165,19 +164,6 @@ class _Regions:
     @property
     def foreground(self) -> Tensor:
         return self.labels > 0
-
-
-def _canvas(detector: Detector, image: Tensor) -> Canvas:
-    a = detector.architecture
-    return make_canvas(
-        image.to(detector.device),
-        size=a.image_size,
-        stride=a.stride,
-        mean=a.pixel_mean,
-        std=a.pixel_std,
-        short_side=a.short_side,
-        resize=a.resize,
-    )
 
 
 def last_layers(detector: Detector) -> dict[str, nn.Module]:
