@@ -23,11 +23,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vildcli.cli import run
 from vildcli.detector.scoring import Fusion, ScoringHead, score_regions
 from vildcli.errors import VocabularyError
-from vildcli.labelling.head import HEAD_FILE, read_head, write_head
+from vildcli.labelling.head import read_head, write_head
 from vildcli.labelling.labeller import VocabularyLabeller
 from vildcli.labelling.model import OpenedModel, open_labelling_model
 from vildcli.labelling.options import LabellingOptions
-from vildcli.labelling.records import LabelRecord, iter_labelled_images
+from vildcli.labelling.records import HEAD_FILE, LabelRecord, iter_labelled_images
 from vildcli.labelling.words import ATTRIBUTE_PROMPTS, Words, make_labeller, open_stored_labeller
 from vildcli.text.encoder import load_text_encoder
 from vildcli.text.templates import Prompts, load_prompts

@@ -16,11 +16,11 @@ from safetensors.torch import save
 
 from vildcli.detector.scoring import Fusion, ScoringHead
 from vildcli.errors import RunError
+from vildcli.labelling.records import HEAD_FILE
 from vildcli.runs import refuse_newer, write_atomically, writing
 from vildcli.text.templates import Prompts, prompts_from_dict
 from vildcli.vocabulary.category import Category, category_from_dict
 
-HEAD_FILE = Path("regions") / "head.safetensors"
 HEAD_FORMAT = 1
 
 

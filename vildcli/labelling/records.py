@@ -5,6 +5,7 @@
     regions/000007.parquet one row a region   ┐ one part a unit, renamed into place when whole;
     labels/000007.parquet  one row a label    │ images/ last: its file is the unit's commit mark
     images/000007.parquet  one row an image   ┘
+    regions/head.safetensors   what scoring kept regions needs besides the words
 
 Columns, units and ranges: docs/records.md.
 """
@@ -26,6 +27,7 @@ from vildcli.errors import DataError, RunError
 from vildcli.runs import write_atomically
 
 RECORD_FORMAT = 1
+HEAD_FILE = "regions/head.safetensors"  # written and read by head.py, which imports torch
 MASK_SIDE = 28
 OK, FAILED = "ok", "failed"
 

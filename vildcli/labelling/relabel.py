@@ -21,7 +21,14 @@ from torch import Tensor
 from vildcli.errors import RunError
 from vildcli.labelling.label import RegionLabeller
 from vildcli.labelling.plan import PLAN_FILE, read_plan, units_of
-from vildcli.labelling.records import done_units, is_done, part_path, read_part, write_part
+from vildcli.labelling.records import (
+    HEAD_FILE,
+    done_units,
+    is_done,
+    part_path,
+    read_part,
+    write_part,
+)
 from vildcli.labelling.rows import label_rows
 from vildcli.labelling.run import KIND, VOCABULARY_FILE, labelling_settings
 from vildcli.labelling.stored import from_int8
@@ -30,8 +37,6 @@ from vildcli.runs import open_run, read_run, take_over
 from vildcli.types import MASK_SIZE, Regions
 from vildcli.vocabulary.category import Vocabulary
 from vildcli.vocabulary.files import save_vocabulary
-
-HEAD_FILE = "regions/head.safetensors"
 
 
 def relabel_run(

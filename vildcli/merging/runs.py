@@ -22,6 +22,7 @@ from vildcli.labelling.plan import (
     write_plan,
 )
 from vildcli.labelling.records import (
+    HEAD_FILE,
     RECORD_FORMAT,
     done_units,
     is_done,
@@ -41,7 +42,6 @@ from vildcli.runs import open_run, take_over
 from vildcli.vocabulary.category import Category, Vocabulary
 from vildcli.vocabulary.files import save_vocabulary
 
-HEAD_FILE = "regions/head.safetensors"
 _TABLES = ("regions", "labels", "images")  # the commit mark last
 
 

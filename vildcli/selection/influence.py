@@ -26,11 +26,11 @@ from vildcli.data.images import read_image
 from vildcli.data.members import is_there
 from vildcli.errors import DataError, ModelError, RunError
 from vildcli.labelling.detectors import Student
-from vildcli.labelling.head import HEAD_FILE, read_head
+from vildcli.labelling.head import read_head
 from vildcli.labelling.model import OpenedModel, open_labelling_model
 from vildcli.labelling.options import LabellingOptions
 from vildcli.labelling.plan import image_path
-from vildcli.labelling.records import read_part
+from vildcli.labelling.records import HEAD_FILE, read_part
 from vildcli.labelling.thresholds import RunView
 from vildcli.runs import open_run, read_run, write_atomically, write_json
 from vildcli.selection.curvature import (
