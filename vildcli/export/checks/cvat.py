@@ -6,7 +6,6 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 
-from vildcli.errors import DataError
 from vildcli.export.checks.problem import (
     Problem,
     Unique,
@@ -15,7 +14,7 @@ from vildcli.export.checks.problem import (
     points_of,
     polygon_problem,
 )
-from vildcli.export.checks.reading import UnreadableError
+from vildcli.export.checks.reading import reading_xml
 
 _SHAPES = ("box", "polygon", "mask")
 _SIDES = ("xtl", "ytl", "xbr", "ybr")
@@ -26,7 +25,7 @@ def check_cvat(path: Path) -> Iterator[Problem]:
     """What CVAT refuses, or drops without a word; read image by image."""
     ids, names = Unique(), Unique()
     declared: dict[str, set[str]] | None = None
-    try:
+    with reading_xml(path):
         for number, (_, node) in enumerate(_elements(path)):
             if node.tag == "meta":
                 declared = _declared(node)
@@ -34,12 +33,6 @@ def check_cvat(path: Path) -> Iterator[Problem]:
                 where = f"image {node.get('id', number)} ({node.get('name', '')})"
                 yield from _check_image(node, where, ids, names, declared or {})
                 node.clear()
-    except ElementTree.ParseError as error:
-        line, column = error.position
-        where = f"{path.name}, line {line} column {column + 1}"
-        raise UnreadableError(Problem(where, f"is no XML: {error}")) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     if declared is None:
         yield Problem("meta", "is missing: no label is declared")
 

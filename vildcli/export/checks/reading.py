@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,15 @@ def read_json(path: Path) -> Any:
 
 def read_xml(path: Path) -> ElementTree.Element:
     """The root of an XML file; nothing from outside is loaded."""
-    try:
+    with reading_xml(path):
         return ElementTree.parse(path).getroot()
+
+
+@contextmanager
+def reading_xml(path: Path) -> Iterator[None]:
+    """Say of an XML file where it ends to be one, or why it cannot be read."""
+    try:
+        yield
     except ElementTree.ParseError as error:
         line, column = error.position
         where = f"{path.name}, line {line} column {column + 1}"
