@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import platform
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +16,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 
+from vildcli.environment import hardware
 from vildcli.runs import write_json
 
+__all__ = ["PERFORMANCE", "Row", "command_line", "hardware", "record"]
 PERFORMANCE = Path(__file__).parents[1] / "docs" / "performance.json"
 Value = str | int | float | bool | None
 
@@ -60,17 +61,6 @@ def record(rows: Sequence[Row], path: Path = PERFORMANCE) -> None:
         write_json(path, list(merged.values()))
 
 
-def hardware(device: str = "cpu") -> str:
-    """The GPU's name, or how many cores of which processor this process may use."""
-    if device.startswith("cuda"):
-        import torch
-
-        return str(torch.cuda.get_device_name(device))
-    cores = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    return f"{cores if usable == cores else f'{usable} of {cores}'} cores, {_cpu_name()}"
-
-
 def command_line(module: str) -> str:
     """How this script was called, to be pasted: `python -m benchmarks.growth --images 500`."""
     return shlex.join(["python", "-m", module, *sys.argv[1:]])
@@ -89,10 +79,3 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -58,6 +58,25 @@ def examine() -> Iterator[Finding]:
     yield _cache()
 
 
+def hardware(device: str = "cpu") -> str:
+    """The GPU's name, or how many cores of which processor this process may use."""
+    if device.startswith("cuda"):
+        import torch
+
+        return str(torch.cuda.get_device_name(device))
+    cores = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    return f"{cores if usable == cores else f'{usable} of {cores}'} cores, {_processor()}"
+
+
+def _processor() -> str:
+    """The CPU's name, which Python knows only on some systems."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)
