@@ -78,6 +78,10 @@ def test_calibrate__writes_a_vocabulary_that_holds_the_target(
         "2 terms (pear, plum) have fewer than 20 labels that the truth can judge: the threshold"
         in printed.err
     )
+    (row,) = (line.split() for line in printed.err.splitlines() if line.startswith("3 "))
+    # Plum has an object and no label: no precision, and a recall of 0.
+    assert row[:5] == ["3", "plum", "rare", "0", "1"]
+    assert row[-5:] == ["–", "0.000", "–", "0.000", "0.000"]
     table = (tmp_path / "calibrated-thresholds.csv").read_text(encoding="utf-8").splitlines()
     assert len(table) == 4
     with Image.open(tmp_path / "calibrated-reliability.png") as plot:

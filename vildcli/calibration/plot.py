@@ -24,7 +24,7 @@ def draw_reliability(calibration: Calibration, out: Path) -> None:
     from matplotlib.figure import Figure
 
     where = "other images" if calibration.held_out is not None else "the same images"
-    figure = Figure(figsize=(9.6, 4.6), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(9.6, 5.4), dpi=_DPI, layout="constrained")
     before, after = figure.subplots(1, 2)
     _draw(before, calibration.raw, "before", "score")
     title = f"after: {calibration.method} scaling, fitted on {where}"
@@ -44,4 +44,4 @@ def _draw(axes: Any, found: Mapping[str, Reliability], title: str, xlabel: str) 
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=xlabel, title=title)
     axes.set_ylabel("share of right labels")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="best")
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14))  # no point is there

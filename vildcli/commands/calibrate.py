@@ -139,14 +139,17 @@ def _as_argument(path: Path) -> str:
 def _show(calibration: Calibration) -> None:
     from vildcli.calibration.calibrate import FEWEST, group_table
     from vildcli.calibration.run import TERM_COLUMNS, term_rows
+    from vildcli.evaluation.agreement import shown_cells
 
     rows = term_rows(calibration)
     shown = sorted(rows, key=lambda row: -row[TERM_COLUMNS.index("labels")])[:_ROWS_SHOWN]
     title = "Thresholds"
     if len(rows) > len(shown):
         title = f"Thresholds of the {len(shown)} of {len(rows)} terms with most labels"
-    console.show_table(title, TERM_COLUMNS, shown)
-    console.show_table(f"Target precision {calibration.target:g}", *group_table(calibration))
+    console.show_table(title, TERM_COLUMNS, map(shown_cells, shown))
+    columns, groups = group_table(calibration)
+    title = f"Target precision {calibration.target:g}"
+    console.show_table(title, columns, map(shown_cells, groups))
     if calibration.held_out is None:
         console.warn("Half of the images has too few labels to check the thresholds on the other.")
     if calibration.too_few:

@@ -226,21 +226,25 @@ def _show_published(report: Report, title: str, metrics: Any) -> None:
 
 
 def _show_agreements(report: Report, per_category: bool) -> None:
-    from vildcli.evaluation.agreement import AGREEMENT_COLUMNS, agreement_cells, group_agreements
+    from vildcli.evaluation.agreement import (
+        AGREEMENT_COLUMNS,
+        agreement_cells,
+        group_agreements,
+        shown_cells,
+    )
     from vildcli.evaluation.report_files import AGREEMENT_TITLE
 
     rows = report.subject.agreements
     if rows:
-        cells = [agreement_cells(row) for row in group_agreements(rows)]
+        cells = [shown_cells(agreement_cells(row)) for row in group_agreements(rows)]
         console.show_table(
             AGREEMENT_TITLE,
             AGREEMENT_COLUMNS[2:3] + AGREEMENT_COLUMNS[4:],
             [(row[2], *row[4:]) for row in cells],
         )
     if rows and per_category:
-        console.show_table(
-            f"{AGREEMENT_TITLE}, by term", AGREEMENT_COLUMNS, map(agreement_cells, rows)
-        )
+        cells = [shown_cells(agreement_cells(row)) for row in rows]
+        console.show_table(f"{AGREEMENT_TITLE}, by term", AGREEMENT_COLUMNS, cells)
 
 
 def _show_failures(report: Report) -> None:

@@ -65,6 +65,11 @@ def agreement_values(row: Agreement) -> dict[str, Any]:
     return {name: value for name, value in cells if value != ""}
 
 
+def shown_cells(row: Iterable[Any]) -> tuple[Any, ...]:
+    """The row as a person reads it: a dash where there was nothing to count."""
+    return tuple("–" if cell == ABSENT else cell for cell in row)
+
+
 def group_agreements(terms: Iterable[Agreement]) -> tuple[Agreement, ...]:
     """The same of each group that has terms, and of all."""
     rows = list(terms)
