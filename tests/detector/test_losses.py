@@ -11,6 +11,7 @@ from vildcli.detector.losses import (
     class_logits,
     classifier_logits,
     distillation_loss,
+    float32_product,
     mask_loss,
     objectness_logits,
     region_weights,
@@ -76,6 +77,18 @@ def test_logits__are_float32_whatever_the_autocast() -> None:
     plain = class_logits(regions, texts, torch.ones(64), 0.01)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(class_logits(regions, texts, torch.ones(64), 0.01), plain)
+
+
+@pytest.mark.parametrize("count", [0, 1, 16, 17, 1203])
+def test_float32_product__is_the_product_with_gradients_or_without(count: int) -> None:
+    rows, columns = torch.randn(40, 64), torch.randn(count, 64)
+    exact = rows @ columns.T
+    torch.testing.assert_close(float32_product(rows, columns), exact)
+    columns.requires_grad_()
+    found = float32_product(rows, columns)
+    torch.testing.assert_close(found, exact)
+    found.sum().backward()
+    torch.testing.assert_close(columns.grad, rows.sum(0).expand(count, -1))
 
 
 def test_text_loss__novel_logits_are_zero_and_stay_in_the_softmax(rng: np.random.Generator) -> None:

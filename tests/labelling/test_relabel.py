@@ -94,13 +94,14 @@ def test_relabel__never_into_itself(tmp_path: Path) -> None:
 
 def test_stored_regions__are_those_of_the_detector(tmp_path: Path) -> None:
     run = detected(tmp_path)
-    image_id, stored = next(stored_regions(run, 0))
-    pixels = read_image(tmp_path / "photos" / "0000.png").pixels
-    (regions,) = StubModel().detector.regions([torch.from_numpy(pixels).permute(2, 0, 1)])
-    assert image_id == 1
-    assert stored.image_side is None
-    for name in ("boxes", "proposals", "objectness", "masks", "text_side"):
-        assert torch.equal(getattr(stored, name), getattr(regions, name))
+    found = list(stored_regions(run, 0))
+    assert [image_id for image_id, _ in found] == list(range(1, 17))
+    for image_id, stored in found:
+        pixels = read_image(tmp_path / "photos" / f"{image_id - 1:04d}.png").pixels
+        (regions,) = StubModel().detector.regions([torch.from_numpy(pixels).permute(2, 0, 1)])
+        assert stored.image_side is None
+        for name in ("boxes", "proposals", "objectness", "masks", "text_side"):
+            assert torch.equal(getattr(stored, name), getattr(regions, name))
 
 
 def test_stored_regions__of_a_unit_without_any(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from vildcli.detector.boxes import BOX_CODE_WEIGHTS, decode_boxes
 from vildcli.detector.losses import (
     class_logits,
     classifier_logits,
+    float32_product,
     objectness_logits,
     word_logits,
 )
@@ -106,7 +107,8 @@ def score_regions(
         shares = _text_shares(text_side, text_embeddings, head)
         text, best = shares[:, 1:], shares.argmax(-1) - 1
     if image_side is not None and head.fusion.kind != "text":
-        image = (image_side.float() @ text_embeddings.T / head.image_temperature).softmax(-1)
+        cosines = float32_product(image_side, text_embeddings)
+        image = (cosines / head.image_temperature).softmax(-1)
     fused = fuse(text, image, is_base, head.fusion)
     if weight := head.fusion.objectness_weight:
         assert objectness is not None, "this fusion asks for objectness"
@@ -196,6 +198,7 @@ def fuse(text: Tensor | None, image: Tensor | None, is_base: Tensor, fusion: Fus
     # In logarithms: a float32 softmax underflows to 0, and 0 to a power has no gradient; the floor
     # keeps order.
     tiny = torch.finfo(torch.float32).tiny
-    return torch.exp(
-        weight * text.clamp(min=tiny).log() + (1 - weight) * image.clamp(min=tiny).log()
-    )
+    # In place, for each [R, C] that is made anew costs as much as what is computed into it.
+    of_text = text.clamp(min=tiny).log_().mul_(weight)
+    of_image = image.clamp(min=tiny).log_().mul_(1 - weight)
+    return of_text.add_(of_image).exp_()

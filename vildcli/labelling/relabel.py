@@ -93,24 +93,26 @@ def relabel_run(
 def stored_regions(run: Path, unit: int) -> Iterator[tuple[int, Regions]]:
     """Image id and regions of each image of a unit that has any, embeddings in float16."""
     table = read_part(run, "regions", unit).combine_chunks()
-    columns: dict[str, Tensor | None] = {
-        "boxes": column_tensor(table, "box", 4),
-        "proposals": column_tensor(table, "proposal", 4),
-        "objectness": torch.from_numpy(table.column("objectness").to_numpy().copy()),
-        "masks": _masks(table),
-        "text_side": column_tensor(table, "text_side"),
-        "image_side": column_tensor(table, "image_side"),
-    }
-    sizes: dict[int, tuple[int, int]] = {}
-    if "box_code" in table.column_names and not table.column("box_code").null_count:
-        columns["box_codes"] = column_tensor(table, "box_code", 4)
-        sizes = _sizes(run, unit)
+    has_codes = "box_code" in table.column_names and not table.column("box_code").null_count
+    sizes = _sizes(run, unit) if has_codes else {}
     image_ids = table.column("image_id").to_numpy()
     ids, starts = np.unique(image_ids, return_index=True)
     ends = np.append(starts, len(image_ids))[1:]
-    for image_id, start, end in zip(ids, starts, ends, strict=True):
-        part = {k: None if v is None else v[start:end] for k, v in columns.items()}
-        yield int(image_id), Regions(**part, size=sizes.get(int(image_id)))  # type: ignore[arg-type]
+    for image_id, start, end in zip(ids.tolist(), starts, ends, strict=True):
+        part = table.slice(start, end - start)  # copied image by image: a unit may be large
+        yield (
+            image_id,
+            Regions(
+                boxes=_boxes(part, "box"),
+                proposals=_boxes(part, "proposal"),
+                objectness=torch.from_numpy(part.column("objectness").to_numpy().copy()),
+                masks=_masks(part),
+                text_side=column_tensor(part, "text_side"),
+                image_side=column_tensor(part, "image_side"),
+                box_codes=_boxes(part, "box_code") if has_codes else None,
+                size=sizes.get(image_id),
+            ),
+        )
 
 
 def _sizes(run: Path, unit: int) -> dict[int, tuple[int, int]]:
@@ -154,6 +156,15 @@ def column_tensor(table: pa.Table, name: str, width: int = -1) -> Tensor | None:
     return from_int8(rows) if rows.dtype == torch.int8 else rows
 
 
+def _boxes(table: pa.Table, name: str) -> Tensor:
+    found = column_tensor(table, name, 4)
+    assert found is not None, f"{name} has a width"
+    return found
+
+
 def _masks(table: pa.Table) -> Tensor:
-    values = np.frombuffer(b"".join(table.column("mask").to_pylist()), np.uint8)
-    return torch.from_numpy(values.reshape(-1, MASK_SIZE, MASK_SIZE).copy())
+    column = table.column("mask").combine_chunks()
+    values = np.frombuffer(column.buffers()[1], np.uint8)
+    first = column.offset * MASK_SIZE**2
+    part = values[first : first + len(column) * MASK_SIZE**2]
+    return torch.from_numpy(part.reshape(-1, MASK_SIZE, MASK_SIZE).copy())
