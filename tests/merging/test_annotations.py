@@ -178,6 +178,12 @@ def test_reviewed_images__what_people_took_away_stays_away(tmp_path: Path, run: 
     content, summary = merge([people, run], tmp_path / "out.json")
     assert content["annotations"] == [{**kept, "by": "person", "source": "pulled"}]
     assert summary.left_out == {"below the threshold": 1, "that people have reviewed": 5}
+    # What was merged remembers it, image by image.
+    assert [row["reviewed_runs"] for row in content["images"]] == [[fingerprint], [fingerprint]]
+    for sources in ([tmp_path / "out.json", run], [run, tmp_path / "out.json"]):
+        again, _ = merge(sources, tmp_path / "again.json", force=True)
+        assert [row["id"] for row in again["annotations"]] == [5]
+        assert again["images"] == content["images"]
     # Another run's labels are news, of which people have said nothing but what they drew.
     other = (DrawnLabel(1, 0.9, (50, 10, 90, 60)),)
     second = build_run(
@@ -192,6 +198,7 @@ def test_reviewed_images__what_people_took_away_stays_away(tmp_path: Path, run: 
     assert rows_of(content, 2) == []
     content, _ = merge([people, run], tmp_path / "replaced.json", existing="replace")
     assert len(content["annotations"]) == 5
+    assert "reviewed_runs" not in content["images"][0]
 
 
 LVIS = {

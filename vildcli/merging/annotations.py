@@ -25,7 +25,7 @@ from vildcli.export.coco import coco_category, json_text, write_list
 from vildcli.export.lvis import Occurrences
 from vildcli.export.writing import refuse_existing, write_file
 from vildcli.merging.categories import MergedCategories, merge_categories
-from vildcli.merging.inputs import Input, RunInput, SetInput
+from vildcli.merging.inputs import REVIEWED_RUNS, Input, RunInput, SetInput
 from vildcli.merging.overlap import NMS_IOU, as_boxes, box_overlaps, keep_best
 from vildcli.merging.set_images import SetImage, merge_images
 from vildcli.merging.set_labels import Label, RunLabels, SetLabels
@@ -203,7 +203,7 @@ def _chosen(merge: _Merge, image: SetImage) -> list[Label]:
     if merge.existing == "replace" and labelled:
         drawn = counts.cut(drawn, [False] * len(drawn), REPLACED)
     drawn = counts.cut(drawn, _drawn_once(drawn, merge.nms_iou), TWICE)
-    reviewed = _reviewed(merge, image) if merge.existing != "replace" else set()
+    reviewed = _reviewed(merge, image)
     found = counts.cut(found, [_run(merge, label) not in reviewed for label in found], REVIEWED)
     if merge.existing == "skip" and (drawn or reviewed):
         found = counts.cut(found, [False] * len(found), SKIPPED)
@@ -215,11 +215,11 @@ def _chosen(merge: _Merge, image: SetImage) -> list[Label]:
     return [*drawn, *sorted(found, key=lambda label: -_score(label))]
 
 
-def _reviewed(merge: _Merge, image: SetImage) -> set[str | None]:
+def _reviewed(merge: _Merge, image: SetImage) -> set[str]:
     """Fingerprints of runs whose labels of an image people went through: some they took away."""
-    sources = [merge.inputs[k] for k in image.members]
-    found = {source.reviewed for source in sources if isinstance(source, SetInput)}
-    return found - {None}
+    if merge.existing == "replace":
+        return set()
+    return set().union(*(merge.labels[k].reviewed(id_) for k, id_ in image.members.items()))
 
 
 def _run(merge: _Merge, label: Label) -> str | None:
@@ -267,15 +267,18 @@ def _score(label: Label) -> float:
 
 
 def _image_row(merge: _Merge, image: SetImage) -> dict[str, Any]:
-    """The row of its first input; LVIS's lists are those of all."""
+    """The row of its first input; what was reviewed and LVIS's lists are those of all."""
+    own = {key: value for key, value in image.row.items() if key != REVIEWED_RUNS}
+    if reviewed := _reviewed(merge, image):
+        own[REVIEWED_RUNS] = sorted(reviewed)
     if not merge.is_lvis:
-        return image.row
+        return own
     machine = merge.machine_ids.get(image.id, set())
     members = image.members.items()
     absent = set().union(*(merge.labels[k].absent(id_) for k, id_ in members)) - machine
     # A machine does not say that it found every one.
     partly = set(machine).union(*(merge.labels[k].partly(id_) for k, id_ in members)) - absent
-    return {**image.row, _ABSENT: sorted(absent), _PARTLY: sorted(partly)}
+    return {**own, _ABSENT: sorted(absent), _PARTLY: sorted(partly)}
 
 
 def _category_rows(merge: _Merge, occurrences: Occurrences) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ from vildcli.runs import RUN_FILE, file_sha256, read_run, refuse_newer
 from vildcli.vocabulary.category import Category
 
 KIND = "labelling"
+REVIEWED_RUNS = "reviewed_runs"  # of an image of a merged file
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +90,18 @@ class SetInput:
     def categories(self) -> tuple[Category, ...]:
         return self.annotations.categories
 
-    @property
-    def reviewed(self) -> str | None:
-        """Fingerprint of the run that people went through on every image here (`review --pull`)."""
+    def reviewed(self) -> dict[int, frozenset[str]]:
+        """Fingerprints of the runs that people went through on each image.
+
+        `review --pull` says it of a whole file, an earlier merge image by image.
+        """
         info = self.content.get("info")
-        is_pulled = isinstance(info, dict) and info.get("reviewed") is True
-        return str(info["run"]) if is_pulled and info is not None and "run" in info else None
+        is_pulled = isinstance(info, dict) and info.get("reviewed") is True and "run" in info
+        whole = [info["run"]] if is_pulled and info is not None else []
+        return {
+            row["id"]: frozenset(map(str, [*whole, *(row.get(REVIEWED_RUNS) or ())]))
+            for row in self.content["images"]
+        }
 
     def category_rows(self) -> dict[int, dict[str, Any]]:
         """Its own objects of its categories, by their ids in it."""

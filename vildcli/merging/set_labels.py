@@ -60,6 +60,7 @@ class SetLabels:
         self._rows: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
         for row in source.content["annotations"]:
             self._rows[row["image_id"]].append(row)
+        self._reviewed = source.reviewed()
 
     def of(self, image_id: int) -> list[Label]:
         rows = self._rows.get(image_id, [])
@@ -77,6 +78,10 @@ class SetLabels:
     def partly(self, image_id: int) -> set[int]:
         """Those of which some objects are said not to be annotated; raises as `absent`."""
         return self._known(self._images[image_id].not_exhaustive_ids)
+
+    def reviewed(self, image_id: int) -> frozenset[str]:
+        """Fingerprints of runs whose labels of an image people went through."""
+        return self._reviewed[image_id]
 
     def _known(self, ids: frozenset[int]) -> set[int]:
         for id_ in sorted(ids - self._ids.keys()):
@@ -138,6 +143,9 @@ class RunLabels:
 
     def partly(self, image_id: int) -> set[int]:
         return set()
+
+    def reviewed(self, image_id: int) -> frozenset[str]:
+        return frozenset()
 
     def _unit(self, unit: int) -> dict[int, LabelledImage]:
         if unit not in self._units:
