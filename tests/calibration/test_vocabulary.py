@@ -93,7 +93,7 @@ def test_foreign_settings(
     assert foreign_settings(made, {**SETTINGS, **changes}) == foreign
 
 
-def test_foreign_settings__of_a_relabelled_run_only_what_it_knows(
+def test_foreign_settings__of_a_merged_run_only_what_it_knows(
     calibration: Calibration,
 ) -> None:
     known = {"context": "def", "fusion": ["shared", 0.5]}

@@ -93,7 +93,8 @@ def test_relabel__by_default_with_the_runs_own_names_and_thresholds(folder: Path
     relabel("re", "--nms", "none")
     assert Path("re/vocabulary.yaml").read_text() == vocabulary.read_text()
     before, after = (read_run(Path(out), "labelling") for out in ("kept", "re"))
-    assert after["settings"]["vocabulary"] == before["settings"]["vocabulary"]
+    changed = {"nms": "none", "regions_of": before["fingerprint"]}
+    assert after["settings"] == before["settings"] | changed
     assert after["arguments"] == before["arguments"]  # sources, and what the model has seen
 
 

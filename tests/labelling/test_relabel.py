@@ -15,6 +15,7 @@ from vildcli.labelling.relabel import relabel_run, stored_regions
 from vildcli.labelling.run import open_labelling_run
 from vildcli.labelling.sources import find_images
 from vildcli.labelling.summary import LabellingSummary
+from vildcli.runs import read_run, write_json
 from vildcli.vocabulary.category import Category, Vocabulary
 
 VOCABULARY = Vocabulary("fruit", (Category(1, "apple"), Category(2, "pear")))
@@ -68,6 +69,27 @@ def test_relabel__a_relabelled_run_can_be_relabelled(tmp_path: Path) -> None:
     assert part_path(run, "labels", 0).read_bytes() == (
         part_path(tmp_path / "back", "labels", 0).read_bytes()
     )
+
+
+def test_relabel__says_what_made_the_regions(tmp_path: Path) -> None:
+    """As detect would say it; what decides names is the new labeller's alone."""
+    run = detected(tmp_path)
+    header = read_run(run, "labelling")
+    of_regions = {
+        "system": "vild", "model": "abc", "regions": 30, "tile": [800, 0.2], "region_dtype": "int8",
+    }  # fmt: skip
+    header["settings"] |= {**of_regions, "context": "none", "roll_up": [0.5, []]}
+    write_json(run / "run.json", header)
+    relabelled(run, tmp_path / "one")
+    relabelled(tmp_path / "one", tmp_path / "two")
+    for out in ("one", "two"):
+        assert read_run(tmp_path / out, "labelling")["settings"] == {
+            **of_regions,
+            "names": "fruit",
+            "keep_regions": True,
+            "regions_of": header["fingerprint"],
+            "record_format": 1,
+        }
 
 
 def test_relabel__works_where_links_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,8 +63,8 @@ def with_thresholds(
 def foreign_settings(vocabulary: Vocabulary, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of settings by which calibrated thresholds do not hold for labels made with these.
 
-    Empty too where the thresholds were not calibrated. A relabelled run does not say all of what
-    made its regions: what only one side says counts where that side says everything.
+    Empty too where the thresholds were not calibrated. A merged run, or one that was relabelled
+    long ago, does not say what made its regions: what only one side says counts where both say it.
     """
     steps = [step for step in vocabulary.provenance if step.get("step") == STEP]
     if not steps or not isinstance(steps[-1].get("holds_for"), Mapping):

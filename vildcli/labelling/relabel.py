@@ -38,6 +38,12 @@ from vildcli.types import MASK_SIZE, Regions
 from vildcli.vocabulary.category import Vocabulary
 from vildcli.vocabulary.files import save_vocabulary
 
+# Settings of a run that names have no say in.
+_OF_REGIONS = (
+    "system", "model", "teacher", "proposals", "regions", "tile", "device", "precision",
+    "region_dtype", "labels", "existing",
+)  # fmt: skip
+
 
 def relabel_run(
     run: Path,
@@ -67,11 +73,10 @@ def relabel_run(
     """
     begin = time.perf_counter()
     header = _with_embeddings(run, out)
-    regions_of = header["settings"].get("regions_of", header["fingerprint"])
     open_run(
         out,
         kind=KIND,
-        settings=labelling_settings({**settings, "keep_regions": True, "regions_of": regions_of}),
+        settings=_settings(header, settings),
         arguments=header["arguments"],
         force=force,
     )
@@ -130,6 +135,19 @@ def _with_embeddings(run: Path, out: Path) -> dict[str, Any]:
     if out.resolve() == run.resolve():
         raise RunError(f"{out} is the run to relabel.", hint="Choose another --out.")
     return header
+
+
+def _settings(header: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the new run: what made the regions, as the old one says it, and what labels them now."""
+    there = header["settings"]
+    return labelling_settings(
+        {
+            **{key: there[key] for key in _OF_REGIONS if key in there},
+            **settings,
+            "keep_regions": True,
+            "regions_of": there.get("regions_of", header["fingerprint"]),
+        }
+    )
 
 
 def _relabel_unit(run: Path, labeller: RegionLabeller, out: Path, unit: int) -> None:
