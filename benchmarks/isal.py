@@ -84,7 +84,7 @@ FULL_STRATEGIES, FULL_BUDGETS = ("random", "entropy", "isal"), (10, 30)
 PROPOSALS = 100  # an image
 LABEL_NMS = 0.6
 HEAD_STEPS, HEAD_ROWS, HEAD_RATE = 400, 1024, 3e-3
-START, ADDED, ROWS, RIDGE = 400, 100, 30, 1e-3  # of leave-one-in
+START, ADDED, ROWS, RIDGE, COMPONENTS = 300, 100, 30, 1e-3, 128  # of leave-one-in
 NEWTON_STEPS, FLAT = 8, 1e-8
 CROPS = 2000  # of the classification pool
 COST_IMAGES = 40
@@ -435,10 +435,10 @@ def _curves(bench: Bench, given: argparse.Namespace, results: _Results) -> None:
 
 def _leave_one_in(bench: Bench, given: argparse.Namespace, results: _Results) -> None:
     """A convex head on FC features: influence by pseudo labels, change by true ones."""
-    scale = torch.cat([s.features for s in bench.reference]).norm(dim=1).mean().double()
+    basis = _whitening([s.features for s in bench.reference])
     classes = len(bench.words) + 1
     for seed in given.seeds:
-        if results.has("leave-one-in", "isal", seed, 0):
+        if results.has("leave-one-in", "isal", seed, given.ridge):
             continue
         begin = time.perf_counter()
         order = np.random.default_rng(seed).permutation(len(bench.pool)).tolist()
@@ -449,7 +449,7 @@ def _leave_one_in(bench: Bench, given: argparse.Namespace, results: _Results) ->
             """Features [ROWS, F + 1] and labels of true boxes, then of proposals."""
             labels, _ = scene.labels(scene.true_boxes, scene.columns, len(scene.boxes))
             rows = torch.arange(len(labels)).roll(len(scene.columns))[:ROWS]
-            return as_features(scene.features[rows].double() / scale), labels[rows]
+            return as_features(scene.features[rows].double() @ basis), labels[rows]
 
         base = fit_head(
             *_joined([true(bench.pool[p]) for p in start]), classes, regularisation=given.ridge
@@ -464,7 +464,7 @@ def _leave_one_in(bench: Bench, given: argparse.Namespace, results: _Results) ->
             "similarity": v,
         }
         images = [bench.pool[p] for p in added]
-        guessed = [_guessed(base, scene, scale) for scene in images]
+        guessed = [_guessed(base, scene, basis) for scene in images]
         predicted = {
             name: np.array([-float((s * base.gradient(*rows[:2])).sum()) for rows in guessed])
             for name, s in directions.items()
@@ -482,14 +482,20 @@ def _leave_one_in(bench: Bench, given: argparse.Namespace, results: _Results) ->
         for name, values in predicted.items():
             found = {"spearman": round(_spearman(values, change), 3)}
             found["named"] = round(float(right.double().mean()), 3)  # what pseudo labels rest on
-            found |= {"start": first, "added": len(added), "ridge": given.ridge}
-            found["seconds"] = seconds
-            results.add("leave-one-in", name, seed, 0, given, **found)
+            found |= {"start": first, "added": len(added), "seconds": seconds}
+            results.add("leave-one-in", name, seed, given.ridge, given, **found)
 
 
-def _guessed(base: LinearHead, scene: Scene, scale: Tensor) -> tuple[Tensor, Tensor, Candidate]:
+def _whitening(features: Sequence[Tensor]) -> Tensor:
+    """[F, COMPONENTS]: as many principal components, each of mean square 1 / COMPONENTS."""
+    rows = torch.cat(list(features)).double()
+    values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
+    return vectors[:, -COMPONENTS:] / (COMPONENTS * values[-COMPONENTS:]).sqrt()
+
+
+def _guessed(base: LinearHead, scene: Scene, basis: Tensor) -> tuple[Tensor, Tensor, Candidate]:
     """Features and pseudo labels of pseudo boxes, then of proposals, and the boxes' scores."""
-    features = as_features(scene.features[: scene.proposals].double() / scale)
+    features = as_features(scene.features[: scene.proposals].double() @ basis)
     best, columns = base.probabilities(features)[:, 1:].max(1)
     boxes = scene.boxes[: scene.proposals]
     kept = nms(boxes, best.float(), LABEL_NMS)
@@ -696,12 +702,12 @@ class _Results:
     def _rows(self) -> list[dict[str, Any]]:
         return json.loads(self.path.read_text()) if self.path.exists() else []
 
-    def has(self, part: str, strategy: str, seed: int, budget: int) -> bool:
+    def has(self, part: str, strategy: str, seed: int, budget: float) -> bool:
         wanted = {"world": WORLD, "part": part, "row": strategy, "seed": seed, "budget": budget}
         return any(all(row.get(k) == v for k, v in wanted.items()) for row in self._rows())
 
     def add(
-        self, part: str, strategy: str, seed: int, budget: int, given: argparse.Namespace,
+        self, part: str, strategy: str, seed: int, budget: float, given: argparse.Namespace,
         **measured: Any,
     ) -> None:  # fmt: skip
         row = {
@@ -717,7 +723,7 @@ class _Results:
             "command": shlex.join(["python", "-m", "benchmarks.isal", *sys.argv[1:]]),
         }
         write_json(self.path, [*self._rows(), row])  # read anew: others write there too
-        console.say(f"{part}, {strategy}, seed {seed}, {budget}%: {measured}")
+        console.say(f"{part}, {strategy}, seed {seed}, {budget:g}: {measured}")
 
 
 if __name__ == "__main__":

@@ -55,8 +55,9 @@ SELECTION = "selection, shapes"  # of benchmarks/isal.py
 _SELECTION = {
     "leave-one-in": (
         "One image more: a convex head is trained again with its true labels, and the change of "
-        "the reference loss is held against what was predicted from pseudo labels (Spearman). "
-        "*isal* has the exact inverse; *true labels* shows what is left to the pseudo labels."
+        "the reference loss is held against what was predicted from pseudo labels: Spearman's rank "
+        "correlation, by the head's ridge. *isal* has the exact inverse; *true labels* shows what "
+        "is left to the pseudo labels."
     ),
     "curve": (
         "Box AP by the share of the pool that is labelled; RoI heads on cached features of a "
@@ -322,7 +323,8 @@ def _selection(rows: Rows) -> Iterator[str]:
             continue
         key = {"leave-one-in": "spearman", "classification": "accuracy"}.get(part, "AP")
         budgets = sorted({row["budget"] for row in found})
-        heads = [f"{budget}%" if budget else "Spearman" for budget in budgets]
+        head = "ridge {:g}" if part == "leave-one-in" else "{}%"
+        heads = [head.format(budget) for budget in budgets]
         last = "| saved | seeds |" if part == "curve" else "| seeds |"
         yield from (f"### {part.capitalize()}", "", words, "")
         yield f"| | {' | '.join(heads)} {last}"
