@@ -409,6 +409,7 @@ def _record(place: int) -> ImageRecord:
 def _curves(bench: Bench, given: argparse.Namespace, results: _Results) -> None:
     size = len(bench.pool)
     for seed in given.seeds:
+        heads: dict[tuple[int, ...], Head] = {}
         for strategy in given.strategies:
             file = given.out / f"order-{strategy}-{seed}.json"
             order: list[int] = json.loads(file.read_text()) if file.exists() else []
@@ -419,18 +420,26 @@ def _curves(bench: Bench, given: argparse.Namespace, results: _Results) -> None:
                 wanted = max(1, size * budget // 100)
                 begin = time.perf_counter()
                 if len(order) < wanted:
-                    head = _train_head(bench, [bench.pool[p] for p in order], seed)
                     left = sorted({*range(size)} - {*order})
                     more = wanted - len(order)
+                    head = _head_of(order, bench, seed, heads)
                     order += _order(bench, head, left, more, strategy, seed, order)
                     write_json(file, order)
                 if results.has("curve", strategy, seed, budget):
                     continue
-                chosen = [bench.pool[p] for p in order[:wanted]]
-                numbers = _box_ap(bench, _train_head(bench, chosen, seed))
-                objects = sum(len(scene.columns) for scene in chosen)
+                numbers = _box_ap(bench, _head_of(order[:wanted], bench, seed, heads))
+                objects = sum(len(bench.pool[p].columns) for p in order[:wanted])
                 results.add("curve", strategy, seed, budget, given, **numbers, objects=objects,
                             seconds=round(time.perf_counter() - begin, 1))  # fmt: skip
+
+
+def _head_of(
+    places: Sequence[int], bench: Bench, seed: int, heads: dict[tuple[int, ...], Head]
+) -> Head:
+    """A head trained on images of the pool, once: what one budget trains, the next chooses by."""
+    if (key := tuple(places)) not in heads:
+        heads[key] = _train_head(bench, [bench.pool[p] for p in places], seed)
+    return heads[key]
 
 
 def _leave_one_in(bench: Bench, given: argparse.Namespace, results: _Results) -> None:

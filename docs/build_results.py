@@ -16,6 +16,7 @@ from vildcli.evaluation.published import published_numbers
 RESULTS = Path(__file__).with_name("results.json")
 PAGE = Path(__file__).with_name("results.md")
 PLOT = Path(__file__).with_name("results.png")
+BUDGET_PLOT = Path(__file__).with_name("selection.png")
 KEYS = ("APr", "APc", "APf", "AP")
 # Our row, and the published one that stands beside it: system and setting in published.yaml.
 WORLDS = {
@@ -313,6 +314,8 @@ def _selection(rows: Rows) -> Iterator[str]:
     yield ""
     yield "How it is chosen: [selection.md](selection.md). Means over seeds, ± half their spread."
     yield ""
+    yield "![What is learned by the share of images that is labelled](selection.png)"
+    yield ""
     for row in (row for row in rows if row["part"] == "cost"):
         yield f"An image takes {row['detect']:.3f} CPU seconds to detect, and influence"
         yield f"{row['isal']:.3f} more: {row['times']:.2f} times ({row['images']} images)."
@@ -364,10 +367,10 @@ def _saved(rows: Rows, name: str) -> str:
     return "none" if steps[-1][1] < wanted else "–"
 
 
-def _mean_curve(rows: Rows) -> dict[int, float]:
-    """AP by budget, mean over the seeds."""
-    budgets = {row["budget"] for row in rows}
-    return {b: statistics.fmean(row["AP"] for row in rows if row["budget"] == b) for b in budgets}
+def _mean_curve(rows: Rows, key: str = "AP") -> dict[int, float]:
+    """A number by budget, mean over the seeds."""
+    budgets = sorted({row["budget"] for row in rows})
+    return {b: statistics.fmean(row[key] for row in rows if row["budget"] == b) for b in budgets}
 
 
 def _provenance(rows: Rows) -> Iterator[str]:
@@ -397,6 +400,23 @@ def draw(path: Path) -> None:
     figure.savefig(path)
 
 
+def draw_budgets(path: Path) -> None:
+    """What was learned, by the share of the pool that is labelled: a line a strategy."""
+    rows = json.loads(RESULTS.read_text(encoding="utf-8"))
+    panels = {"curve": ("AP", "box AP, detector"), "classification": ("accuracy", "accuracy, %")}
+    figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
+    for axes, (part, (key, words)) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        here = [row for row in rows if row["world"] == SELECTION and row["part"] == part]
+        for name in dict.fromkeys(row["row"] for row in here):
+            curve = _mean_curve(_of(here, name), key)
+            style = "k--" if name == "random" else "o-"
+            axes.plot(list(curve), list(curve.values()), style, label=name, markersize=3)
+        axes.set(xlabel="labelled images, % of the pool", ylabel=words)
+    if figure.axes[0].lines:
+        figure.axes[0].legend(fontsize=8)
+    figure.savefig(path)
+
+
 def _points(rows: Rows, world: str) -> dict[str, dict[str, float]]:
     here = [row for row in rows if row["world"] == world]
     return {
@@ -408,4 +428,5 @@ def _points(rows: Rows, world: str) -> dict[str, dict[str, float]]:
 
 if __name__ == "__main__":
     draw(PLOT)
+    draw_budgets(BUDGET_PLOT)
     PAGE.write_text(page(), encoding="utf-8")
