@@ -3,19 +3,23 @@
 The rule for every `--out` folder: absent or empty, it is started; held by a run of the same
 settings, it is continued; held by anything else, it is refused with the names of the settings that
 differ. `--force` deletes a folder only when vildcli made it. Files are written beside their place
-and renamed.
+and renamed; what a killed process left there goes when the run is continued.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
+import platform
+import re
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +29,9 @@ from vildcli.errors import RunError, VildError
 
 RUN_FORMAT = 1
 RUN_FILE = "run.json"
+WRITER_MARK = r"(?:(?P<space>[0-9a-f]{8})-)?(?P<process>\d+)-[0-9a-f]{8}"  # see `writer_mark`
+_LEFT_BEHIND = re.compile(rf"\..+\.{WRITER_MARK}(?:\.[^.]*)?")
+_ABANDONED = 24 * 3600.0  # seconds; clocks of machines that share a disk differ by less
 VERSIONED_PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow", "pyarrow")
 
 
@@ -51,9 +58,8 @@ def write_atomically(
             run together, the first one decides.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: several writers choose their format by it. Process ids are no names:
-    # two machines, or two containers, may have the same ones on one disk.
-    beside = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    # The suffix stays last: several writers choose their format by it.
+    beside = path.with_name(f".{path.stem}.{writer_mark()}{path.suffix}")
     try:
         write(beside)
         with beside.open("rb") as file:
@@ -64,6 +70,52 @@ def write_atomically(
             os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def writer_mark() -> str:
+    """Who writes a file, as its name says while it is not whole; of no other file."""
+    return f"{_process_space()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+@functools.cache
+def _process_space() -> str:
+    """Where one process id means one process: two containers on one disk may have the same ones."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        said = boot + os.readlink("/proc/self/ns/pid")
+    except OSError:  # no Linux
+        said = platform.node()
+    return hashlib.sha256(said.encode()).hexdigest()[:8]
+
+
+def remove_left_behind(folder: Path) -> None:
+    """Delete what killed processes were writing in a run folder, and nothing that is being written.
+
+    A file of this machine goes once its process is gone, any other one after a day.
+    """
+    for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+        for path in place.glob(".*"):
+            if (mark := _LEFT_BEHIND.fullmatch(path.name)) and path.is_file():
+                with contextlib.suppress(OSError):  # gone by now, or another user's
+                    if _is_ended(*mark.group("space", "process")) or _age(path) > _ABANDONED:
+                        path.unlink()
+
+
+def _is_ended(space: str | None, process: str) -> bool:
+    if os.name != "posix" or space != _process_space():  # elsewhere a signal 0 is not harmless
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file was last touched; a link to an old file is as young as the link."""
+    return time.time() - path.stat().st_ctime
 
 
 def take_over(source: Path, target: Path) -> None:
@@ -88,7 +140,7 @@ def _link_if_free(source: Path, target: Path) -> None:
             os.replace(source, target)
 
 
-@contextmanager
+@contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Say of a folder that it cannot be written, and why.
 
@@ -146,6 +198,7 @@ def open_run(
         _delete_own(folder)
     if (folder / RUN_FILE).exists():
         _refuse_another(folder, kind, settings)
+        remove_left_behind(folder)
         return "continued"
     if not _is_free(folder):
         raise RunError(

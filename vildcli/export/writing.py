@@ -6,7 +6,6 @@ import glob
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vildcli.errors import RunError
-from vildcli.runs import RUN_FILE, is_run, open_run, write_atomically, write_json
+from vildcli.runs import (
+    RUN_FILE,
+    WRITER_MARK,
+    is_run,
+    open_run,
+    write_atomically,
+    write_json,
+    writer_mark,
+)
 
 KIND = "export"
 _OLD = ".old"  # ends the name of what is being replaced
@@ -70,7 +77,7 @@ def write_folder(out: Path, settings: Mapping[str, Any], write: Callable[[Path],
             f"{out} is no export that vildcli made, so it is not replaced.",
             hint="Choose another --out, or remove it yourself.",
         )
-    beside = out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    beside = out.with_name(f".{out.name}.{writer_mark()}")
     old = out.with_name(f"{beside.name}{_OLD}")
     try:
         with _explained(out):
@@ -97,8 +104,8 @@ def _say_whole(folder: Path) -> None:
 
 def left_behind(out: Path) -> list[Path]:
     """Half-written files and folders of exports to `out` that were killed, or go on now."""
-    named = re.compile(re.escape(f".{out.stem}.") + r"\d+-[0-9a-f]{8}" + re.escape(out.suffix))
-    folder = re.compile(re.escape(f".{out.name}.") + r"\d+-[0-9a-f]{8}")
+    named = re.compile(re.escape(f".{out.stem}.") + WRITER_MARK + re.escape(out.suffix))
+    folder = re.compile(re.escape(f".{out.name}.") + WRITER_MARK)
     beside = out.absolute().parent.iterdir() if out.absolute().parent.is_dir() else ()
     return sorted(p for p in beside if named.fullmatch(p.name) or folder.fullmatch(p.name))
 
