@@ -48,6 +48,16 @@ def test_embed_replaces_a_file_only_when_told(encoder, tmp_path, capsys):
     assert len(load_text_bank(out).names) == 20
 
 
+def test_embed_in_bfloat16_serves_the_same_models(encoder, tmp_path):
+    exact, rounded = tmp_path / "exact.safetensors", tmp_path / "rounded.safetensors"
+    assert embed(encoder, rounded, "--precision", "bf16") == 0
+    assert embed(encoder, exact) == 0  # nothing of the rounded bank comes out of the cache
+    one, other = load_text_bank(exact), load_text_bank(rounded)
+    assert not torch.equal(one.embeddings, other.embeddings)
+    assert (one.embeddings * other.embeddings).sum(1).min() > 0.999
+    assert one.encoder == other.encoder
+
+
 def test_embed_says_what_is_wrong_before_loading_a_model(tmp_path, capsys):
     out = ["--out", str(tmp_path / "x.safetensors")]
     assert cli.run(["embed", "cocoo", *out]) == 1
@@ -67,6 +77,8 @@ def test_embed_reads_bare_names_with_glove_and_says_what_it_leaves_out(
     call = ["embed", str(vocabulary), "--text-encoder", f"glove:{file}", "--out", str(out)]
     assert cli.run([*call, "--prompts", "vild-63"]) == 1
     assert "GloVe reads names and no sentences" in capsys.readouterr().err
+    assert cli.run([*call, "--precision", "bf16"]) == 1
+    assert "GloVe's vectors are looked up, so there is no precision" in capsys.readouterr().err
     assert cli.run(call) == 0
     said = capsys.readouterr().err
     assert "Warning: Words without a vector were left out: xyzzy of 'red xyzzy pear'." in said

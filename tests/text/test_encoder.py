@@ -9,9 +9,11 @@ from vildcli.errors import ModelError
 from vildcli.text import encoder as encoder_module
 from vildcli.text.encoder import (
     OpenClipTextEncoder,
+    in_bfloat16,
     text_encoder_from_state,
     text_tower_state,
 )
+from vildcli.text.templates import load_prompts
 
 PROMPTS = [
     "a photo of a cat.",
@@ -38,13 +40,13 @@ def reference(encoder: OpenClipTextEncoder, prompts: list[str]) -> torch.Tensor:
         return encoder.tower.encode_text(encoder.tokenizer(prompts))
 
 
-def positions_seen(encoder: OpenClipTextEncoder) -> list[int]:
-    """Token positions of every batch that the tower is asked to read."""
-    seen: list[int] = []
+def positions_seen(encoder: OpenClipTextEncoder) -> list[tuple[int, ...]]:
+    """Tokens of every batch that the tower is asked to read: [P, T], or one a prefix."""
+    seen: list[tuple[int, ...]] = []
     embed = encoder.tower.get_submodule(
         "token_embedding" if hasattr(encoder.tower, "token_embedding") else "text.token_embedding"
     )
-    embed.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[1]))
+    embed.register_forward_hook(lambda module, inputs, output: seen.append(tuple(inputs[0].shape)))
     return seen
 
 
@@ -56,28 +58,59 @@ def test_the_causal_cut_equals_encode_text(custom_text):
     )
 
 
-def test_the_cut_reads_no_padding_and_equal_prompts_once():
+def test_a_prefix_that_sentences_share_is_read_once():
     encoder = make_encoder()
     seen = positions_seen(encoder)
-    encoder.encode(["a cat", "a cat", "dog"])
-    assert seen == [4]  # start, a, cat, end
+    encoder.encode(["a cat", "a cat", "a cat in the rain", "dog"])
+    # start, a, cat, end; in, the, rain, end; dog, end
+    assert seen == [(10,)]
 
 
-def test_batches_hold_prompts_of_like_length(monkeypatch):
+def test_batches_hold_sentences_of_like_beginning(monkeypatch):
     monkeypatch.setattr(encoder_module, "_BATCH", 2)
     encoder = make_encoder()
     seen = positions_seen(encoder)
     prompts = ["a b c d e f g", "x", "a b c d e f h", "y"]
     found = encoder.encode(prompts)
-    assert seen == [3, 9]
+    assert seen == [(11,), (5,)]
     torch.testing.assert_close(found, reference(encoder, prompts), atol=1e-5, rtol=0)
+
+
+def test_prefixes__equal_encode_text_for_many_names_and_templates():
+    encoder = make_encoder()
+    names = ["cat", "catapult", "dog house", "a", "cat in the rain"]
+    prompts = [s for name in names for s in load_prompts("vild-63").sentences(name)]
+    torch.testing.assert_close(
+        encoder.encode(prompts), reference(encoder, prompts), atol=1e-5, rtol=0
+    )
+
+
+def test_blocks_that_are_computed_otherwise_are_cut_alone():
+    encoder = make_encoder()
+    for block in encoder.tower.transformer.resblocks:
+        block.__class__ = type("OtherBlock", (type(block),), {})
+    seen = positions_seen(encoder)
+    found = encoder.encode(["a cat", "x"])
+    assert seen == [(2, 4)]
+    torch.testing.assert_close(found, reference(encoder, ["a cat", "x"]), atol=1e-5, rtol=0)
+
+
+def test_in_bfloat16__is_nearly_the_same_and_says_so():
+    encoder = make_encoder()
+    exact = encoder.encode(PROMPTS)
+    rounded = in_bfloat16(encoder)
+    found = rounded.encode(PROMPTS)
+    assert found.dtype == torch.float32
+    assert torch.cosine_similarity(found, exact).min() > 0.999
+    assert not torch.equal(found, exact)
+    assert rounded.identity == "tiny, bfloat16"
 
 
 def test_a_tower_that_sees_every_position_is_not_cut():
     encoder = make_encoder(custom_text=True, no_causal_mask=True)
     seen = positions_seen(encoder)
     found = encoder.encode(PROMPTS)
-    assert seen == [77]
+    assert [length for _, length in seen] == [77]
     torch.testing.assert_close(found, reference(encoder, PROMPTS), atol=1e-5, rtol=0)
 
 
@@ -91,7 +124,7 @@ def test_a_tower_that_reads_a_named_end_token_is_cut():
     encoder = make_encoder(custom_text=True, pool_type="eos", eos_id=49407)
     seen = positions_seen(encoder)
     found = encoder.encode(["a cat", "x"])
-    assert seen == [4]
+    assert seen == [(6,)]
     torch.testing.assert_close(found, reference(encoder, ["a cat", "x"]), atol=1e-5, rtol=0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -31,10 +32,23 @@ NAMES_SHOWN = 10
     type=click.Path(path_type=Path, dir_okay=False),
     help="The bank, a .safetensors file.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the encoder's weights; bf16 is twice as fast where the processor computes in it.",
+)
 @click.option("--offline", is_flag=True, help="Never use the network.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def command(
-    vocab: str, text_encoder: str, prompts: str | None, out: Path, offline: bool, force: bool
+    vocab: str,
+    text_encoder: str,
+    prompts: str | None,
+    out: Path,
+    precision: str,
+    offline: bool,
+    force: bool,
 ) -> None:
     """Write the text bank of VOCAB, a shipped name or a file: one unit vector a category."""
     if out.suffix != ".safetensors":
@@ -43,6 +57,7 @@ def command(
         raise RunError(f"{out} is there already.", hint="Choose another --out, or --force.")
     from vildcli.text.bank import embed_vocabulary, save_text_bank
     from vildcli.text.encoder import (
+        in_bfloat16,
         load_text_encoder,
         refuse_sentences,
         unread_words,
@@ -55,9 +70,11 @@ def command(
     templates = load_prompts(prompts or usual_prompts(text_encoder))
     encoder = load_text_encoder(text_encoder, offline=offline)
     refuse_sentences(encoder, templates)
+    rounded = in_bfloat16(encoder) if precision == "bf16" else encoder
     with progress("Embedding names", None) as advance:
-        bank = embed_vocabulary(vocabulary, encoder, templates, advance=advance)
-    save_text_bank(bank, out)
+        bank = embed_vocabulary(vocabulary, rounded, templates, advance=advance)
+    # Rounding moves vectors within the encoder's space: they serve the same models.
+    save_text_bank(replace(bank, encoder=encoder.identity), out)
     warn_of_unread(unread_words(encoder, vocabulary.categories))
     say(f"{len(bank.names)} names x {encoder.width} → {out}")
 
