@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from vildcli.export.geometry import Geometry
     from vildcli.export.summary import ExportSummary
+    from vildcli.labelling.batches import RegionDetector
     from vildcli.labelling.model import LoadedModel, OpenedModel
     from vildcli.labelling.summary import LabellingSummary
     from vildcli.merging.annotations import Existing
@@ -122,12 +123,15 @@ class LoadedDetector:
         Raises:
             DataError: the file cannot be read, or the array is no image.
         """
+        return self._found(image, self.model.parts.detector)
+
+    def _found(self, image: Picture, detector: RegionDetector) -> Regions:
         import torch
 
         from vildcli.labelling.stored import as_stored
 
         pixels = torch.from_numpy(_pixels(image)).permute(2, 0, 1)
-        (found,) = self.model.parts.detector.regions([pixels])
+        (found,) = detector.regions([pixels])
         size = (int(pixels.shape[2]), int(pixels.shape[1]))
         return as_stored(replace(found, size=size), self.model.options.region_dtype)
 
@@ -146,9 +150,11 @@ class LoadedDetector:
             VocabularyError: a name twice, or a vocabulary that cannot be read.
             ModelError: a supervised model was not trained on one of the names.
         """
+        from vildcli.labelling.detectors import with_later_masks
         from vildcli.types import Regions
 
-        regions = image if isinstance(image, Regions) else self.find_regions(image)
+        detector = with_later_masks(self.model.parts.detector)
+        regions = image if isinstance(image, Regions) else self._found(image, detector)
         words = as_vocabulary(vocabulary)
         return _image_labels(regions, self.open(words), words, conf)
 

@@ -12,21 +12,67 @@ imported.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 MASK_SIZE = 28  # pixels a side of a stored region mask, as ViLD's mask head gives
 
 
-def _expect(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> None:
+def _expect(name: str, tensor: Tensor | LaterMasks, shape: tuple[int | None, ...]) -> None:
     """Assert a shape; None stands for any size. A violation is our own bug, not the user's."""
     found = tuple(tensor.shape)
     fits = len(found) == len(shape) and all(
         s is None or s == f for s, f in zip(shape, found, strict=True)
     )
     assert fits, f"{name}: expected shape {shape}, got {found}"
+
+
+@dataclass(frozen=True, slots=True)
+class LaterMasks:
+    """Masks of regions that are made when they are asked for: most regions are given no name.
+
+    What they are made from stays in memory as long as this does.
+
+    Attributes:
+        make: rows [K] of the image's regions to their masks [K, 28, 28], uint8, on the CPU; any
+            thread may call it.
+        rows: [R].
+    """
+
+    make: Callable[[Tensor], Tensor]
+    rows: Tensor
+    dtype: ClassVar[torch.dtype] = torch.uint8
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return len(self.rows), MASK_SIZE, MASK_SIZE
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Tensor) -> LaterMasks:
+        """Those of some rows; none is made yet."""
+        return LaterMasks(self.make, self.rows[rows])
+
+    def now(self) -> Tensor:
+        """Make them: [R, 28, 28] uint8."""
+        return self.make(self.rows)
+
+    def numpy(self) -> NDArray[np.uint8]:
+        """Make them."""
+        made: NDArray[np.uint8] = self.now().numpy()
+        return made
+
+
+def made(masks: Tensor | LaterMasks) -> Tensor:
+    """The masks [R, 28, 28] themselves."""
+    return masks.now() if isinstance(masks, LaterMasks) else masks
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +83,8 @@ class Regions:
         boxes: [R, 4] final (regressed, class-agnostic) boxes, original image frame, float32.
         proposals: [R, 4] the proposals they were regressed from, original image frame, float32.
         objectness: [R] in 0-1, float32, descending.
-        masks: [R, 28, 28] mask probabilities x 255 relative to `boxes`, uint8.
+        masks: [R, 28, 28] mask probabilities x 255 relative to `boxes`, uint8; later ones only
+            where a caller asked for such.
         text_side: [R, D] unit-norm embeddings scored with background; None where a system has no
             text side.
         image_side: [R, D] unit-norm embeddings scored without background; None where there is no
@@ -50,7 +97,7 @@ class Regions:
     boxes: Tensor
     proposals: Tensor
     objectness: Tensor
-    masks: Tensor
+    masks: Tensor | LaterMasks
     text_side: Tensor | None
     image_side: Tensor | None
     box_codes: Tensor | None = None

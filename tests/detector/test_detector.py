@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -24,7 +25,7 @@ from vildcli.detector.detector import Detector, mask_targets
 from vildcli.detector.heads import region_levels
 from vildcli.errors import ModelError
 from vildcli.systems import SYSTEMS, find_system, vary
-from vildcli.types import Distillation, Regions, Target
+from vildcli.types import Distillation, LaterMasks, Regions, Target
 
 
 def losses_of(
@@ -186,6 +187,30 @@ def test_regions__an_image_is_the_same_in_any_batch() -> None:
         assert regions.boxes.numel() == 0 or (
             regions.boxes[:, [0, 2]].max() <= width and regions.boxes[:, [1, 3]].max() <= height
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_regions__later_masks_are_those_of_the_regions_that_are_asked_for(
+    dtype: torch.dtype,
+) -> None:
+    detector, images = tiny_detector().eval(), list(tiny_images())
+    seen: list[int] = []
+    with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+        exact = detector.regions(images, count=20)
+        detector.mask_head.register_forward_hook(lambda m, i, logits: seen.append(len(logits)))
+        found = detector.regions(images, count=20, later_masks=True)
+    assert seen == []  # it knows no mask yet
+    rows = torch.tensor([7, 2, 11])
+    with ThreadPoolExecutor(1) as pool:  # whose precision is not the caller's
+        some = [pool.submit(regions.masks[rows].numpy).result() for regions in found]
+    assert seen == [3, 3]
+    for now, later, masks in zip(exact, found, some, strict=True):
+        assert isinstance(later.masks, LaterMasks)
+        assert later.masks.shape == now.masks.shape
+        difference = now.masks[rows].numpy().astype(int) - masks
+        assert abs(difference).max() <= 1  # of 255: sums over fewer regions end in other last bits
+        assert masks.std() > 0
+        assert torch.equal(now.boxes, later.boxes)
 
 
 def test_regions__fewer_are_the_best_of_more() -> None:

@@ -1,18 +1,32 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from stub_model import draw_images
 from tiny_detector import tiny_detector
 from tiny_student import save_clip, save_student
 
+from vildcli.data.images import read_image
 from vildcli.errors import ModelError
-from vildcli.labelling.detectors import Student, in_precision, refuse_precision
+from vildcli.labelling.detectors import (
+    Student,
+    in_precision,
+    refuse_precision,
+    with_later_masks,
+)
+from vildcli.labelling.label import LabellingJob, label_images
 from vildcli.labelling.model import OpenedModel, open_labelling_model
 from vildcli.labelling.options import LabellingOptions
+from vildcli.labelling.records import read_part
+from vildcli.labelling.run import open_labelling_run
+from vildcli.labelling.sources import find_images
 from vildcli.labelling.tiles import TiledDetector, Tiling
+from vildcli.types import LaterMasks
 from vildcli.vocabulary.category import Category, Vocabulary
 
 WORDS = Vocabulary("fruit", (Category(3, "apple"), Category(5, "pear")))
@@ -52,6 +66,37 @@ def test_student__in_bfloat16_finds_about_the_same() -> None:
     assert fast.text_side.float().norm(dim=1).sub(1).abs().max() < 2e-3
     assert not torch.equal(exact.objectness, fast.objectness)
     assert exact.objectness[:5].sub(fast.objectness[:5]).abs().max() < 0.02
+
+
+def test_with_later_masks__not_of_tiles() -> None:
+    student = Student(tiny_detector().eval(), 5)
+    (regions,) = with_later_masks(student).regions([picture()])
+    assert isinstance(regions.masks, LaterMasks)
+    tiled = TiledDetector(student, Tiling(40))
+    assert with_later_masks(tiled) is tiled
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_run_makes_masks_of_what_it_stores_alone(tmp_path: Path, keep: bool) -> None:
+    path = save_student(tmp_path / "student.safetensors", save_clip(tmp_path / "clip"))
+    model, photos = opened(path, regions=12), draw_images(tmp_path / "photos", 2, size=(60, 40))
+    policy = replace(model.labeller.policy, floor=0.0, nms_iou=0.1)
+    model = replace(model, labeller=replace(model.labeller, policy=policy))
+    detector = model.detector.detector
+    seen: list[int] = []
+    detector.mask_head.register_forward_hook(lambda m, i, logits: seen.append(len(logits)))
+    run = open_labelling_run(tmp_path / "run", find_images([str(photos)]), {}, WORDS).folder
+    label_images(run, model, LabellingJob(keep_regions=keep))
+    stored = read_part(run, "regions", 0).to_pylist()
+    assert sum(seen) == len(stored)
+    assert (len(stored) == 24) == keep
+    assert len(stored) > 2
+    for place, image in enumerate(sorted(photos.iterdir())):
+        pixels = torch.from_numpy(read_image(image).pixels).permute(2, 0, 1)
+        (regions,) = model.detector.regions([pixels])
+        for row in (row for row in stored if row["image_id"] == place + 1):
+            mask = np.frombuffer(row["mask"], np.uint8).reshape(28, 28).astype(int)
+            assert abs(mask - regions.masks[row["region"]].numpy()).max() <= 1
 
 
 def test_in_precision__fp32_is_the_work_itself() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -51,7 +51,7 @@ from vildcli.detector.proposals import ProposalHead, proposal_losses, select_pro
 from vildcli.detector.sampling import SampledRegions, sample_regions
 from vildcli.detector.scoring import Fusion, ScoringHead
 from vildcli.systems import System
-from vildcli.types import MASK_SIZE, Distillation, Regions, Target
+from vildcli.types import MASK_SIZE, Distillation, LaterMasks, Regions, Target, made
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,11 +278,14 @@ class Detector(nn.Module):
         return mask_loss(logits, torch.cat(wanted))
 
     @torch.inference_mode()
-    def regions(self, images: Sequence[Tensor], *, count: int = 300) -> list[Regions]:
+    def regions(
+        self, images: Sequence[Tensor], *, count: int = 300, later_masks: bool = False
+    ) -> list[Regions]:
         """Regions of each image, at most `count`, by objectness.
 
         Args:
             images: [3, H, W] uint8 RGB, upright.
+            later_masks: make masks when they are asked for, in the precision of this call.
 
         Returns:
             One `Regions` an image, original image frame, on the CPU, embeddings rounded to float16.
@@ -290,8 +293,8 @@ class Detector(nn.Module):
         canvases = [self.canvas(image) for image in images]
         found: dict[int, Regions] = {}
         for rows in _by_shape(canvases):
-            batch = [canvases[i] for i in rows]
-            found.update(zip(rows, self._regions_of_canvases(batch, count), strict=True))
+            batch = self._regions_of_canvases([canvases[i] for i in rows], count, later_masks)
+            found.update(zip(rows, batch, strict=True))
         return [found[i] for i in range(len(images))]
 
     @torch.inference_mode()
@@ -332,7 +335,9 @@ class Detector(nn.Module):
             resize=a.resize,
         )
 
-    def _regions_of_canvases(self, canvases: list[Canvas], count: int) -> list[Regions]:
+    def _regions_of_canvases(
+        self, canvases: list[Canvas], count: int, later_masks: bool
+    ) -> list[Regions]:
         pyramid = self.backbone(torch.stack([c.pixels for c in canvases]))
         contents = [c.content for c in canvases]
         proposals = select_proposals(
@@ -348,15 +353,14 @@ class Detector(nn.Module):
             _clip(self._decode(code, of_image), canvas.content)
             for code, of_image, canvas in zip(codes.split(counts), boxes, canvases, strict=True)
         ]
-        # Image by image: the masks of a whole batch at once would be most of the peak memory.
         masks = [
-            self._masks([level[i : i + 1] for level in pyramid], of_image)
+            self._later_masks([level[i : i + 1] for level in pyramid], of_image)
             for i, of_image in enumerate(final)
         ]
         text_side = embeddings if self.system.text_side else None
         image_side = image_embeddings if self.system.text_side else embeddings
         kept_codes = codes if self.word_boxes is not None else None
-        return [
+        found = [
             _regions_of_image(*of_image)
             for of_image in zip(
                 canvases,
@@ -369,15 +373,25 @@ class Detector(nn.Module):
                 strict=True,
             )
         ]
+        # Image by image: the masks of a whole batch at once would be most of the peak memory.
+        return found if later_masks else [replace(r, masks=made(r.masks)) for r in found]
 
     def _decode(self, codes: Tensor, references: Tensor) -> Tensor:
         clamp = self.architecture.clamp_shrinking or self.word_boxes is not None
         return decode_boxes(codes, references, BOX_CODE_WEIGHTS, clamp_shrinking=clamp)
 
-    def _masks(self, pyramid: list[Tensor], boxes: Tensor) -> Tensor:
-        """Mask probabilities [R, 28, 28] of one image's boxes [R, 4], canvas pixels."""
-        logits: Tensor = self.mask_head(self.mask_pool(pyramid, [boxes]))
-        return logits.sigmoid()
+    def _later_masks(self, pyramid: list[Tensor], boxes: Tensor) -> LaterMasks:
+        """Masks of one image's boxes [R, 4], canvas pixels."""
+        kind = self.device.type
+        dtype, is_enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+
+        def make(rows: Tensor) -> Tensor:
+            with torch.inference_mode(), torch.autocast(kind, dtype, enabled=is_enabled):
+                logits = self.mask_head(self.mask_pool(pyramid, [boxes[rows.to(boxes.device)]]))
+            masks: Tensor = (logits.sigmoid() * 255).round().to(torch.uint8).cpu()
+            return masks
+
+        return LaterMasks(make, torch.arange(len(boxes)))
 
     def _normalise(self, images: Tensor) -> Tensor:
         return normalise(images, self.architecture.pixel_mean, self.architecture.pixel_std)
@@ -435,7 +449,7 @@ def _regions_of_image(
     canvas: Canvas,
     proposals: tuple[Tensor, Tensor],
     boxes: Tensor,
-    masks: Tensor,
+    masks: LaterMasks,
     text_side: Tensor | None,
     image_side: Tensor | None,
     codes: Tensor | None,
@@ -447,7 +461,7 @@ def _regions_of_image(
         boxes=canvas.to_original(boxes[solid]).cpu(),
         proposals=canvas.to_original(proposals[0][solid]).cpu(),
         objectness=proposals[1][solid].cpu(),
-        masks=(masks[solid] * 255).round().to(torch.uint8).cpu(),
+        masks=masks[solid.cpu()],
         text_side=sides[0],
         image_side=sides[1],
         box_codes=None if codes is None else codes[solid].cpu(),

@@ -25,7 +25,7 @@ from vildcli.evaluation.lvis import FIXED_DETECTIONS, MAX_DETECTIONS, best_of_ca
 from vildcli.evaluation.predictions import Predictions, concatenate
 from vildcli.labelling.masks import mask_to_rle
 from vildcli.text.context import ScoringBank
-from vildcli.types import Regions
+from vildcli.types import Regions, made
 
 NMS_IOU = 0.5
 
@@ -195,9 +195,10 @@ def _paste(
     regions: Regions, rows: list[int], info: AnnotatedImage, pasted: dict[int, dict[str, Any]]
 ) -> None:
     """Paste the masks of regions that are not pasted yet: several names share one."""
+    masks = made(regions.masks)
     for row in set(rows) - pasted.keys():
         x1, y1, x2, y2 = regions.boxes[row].tolist()
-        mask = regions.masks[row].numpy()
+        mask = masks[row].numpy()
         pasted[row] = mask_to_rle(mask, (x1, y1, x2, y2), info.height, info.width)
 
 

@@ -20,6 +20,7 @@ from torchvision.ops.boxes import box_area
 from vildcli.detector.scoring import ScoringHead, free_side
 from vildcli.errors import ModelError
 from vildcli.labelling.batches import RegionDetector
+from vildcli.labelling.detectors import with_later_masks
 from vildcli.labelling.labeller import LabelPolicy, VocabularyLabeller
 from vildcli.labelling.words import ClosedSet, Words
 from vildcli.teacher.clip_on_crops import select_rows
@@ -27,7 +28,7 @@ from vildcli.text.bank import embed_categories
 from vildcli.text.encoder import TextEncoder, refuse_sentences, unread_words
 from vildcli.text.glove import BARE_NAME
 from vildcli.text.templates import Prompts, load_prompts
-from vildcli.types import Regions
+from vildcli.types import Regions, made
 from vildcli.vocabulary.category import Category
 
 # Of the authors' demo page.
@@ -160,9 +161,11 @@ def find_regions(
     Args:
         pixels: [H, W, 3] RGB, upright.
     """
-    (found,) = model.detector.regions([torch.from_numpy(pixels).permute(2, 0, 1)])
+    detector = with_later_masks(model.detector)
+    (found,) = detector.regions([torch.from_numpy(pixels).permute(2, 0, 1)])
     rows = choose_regions(found, objectness=objectness, limit=limit)
     regions = select_rows(found, rows)
+    regions = replace(regions, masks=made(regions.masks))
     side, temperature = free_side(regions.text_side, regions.image_side, model.head)
     names = _best_names(regions, model.labeller, model.names) if model.labeller else ()
     highest = float(found.objectness.max()) if len(found) else 0.0

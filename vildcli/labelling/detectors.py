@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, ParamSpec, TypeVar
 
 import torch
@@ -27,18 +27,20 @@ class Student:
 
     Attributes:
         count: regions of an image, or of a tile.
+        later_masks: make masks when they are asked for.
     """
 
     detector: Detector
     count: int
     precision: Precision = "fp32"
+    later_masks: bool = False
 
     def canvas(self, height: int, width: int) -> tuple[int, int]:
         return self.detector.canvas_size(height, width)
 
     def regions(self, images: Sequence[Tensor]) -> list[Regions]:
         find = in_precision(self.detector.regions, self.precision, self.detector.device)
-        return find(images, count=self.count)
+        return find(images, count=self.count, later_masks=self.later_masks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,15 @@ class Proposer:
 
     def regions(self, images: Sequence[Tensor]) -> list[Regions]:
         return self.propose(images)
+
+
+def with_later_masks(detector: RegionDetector) -> RegionDetector:
+    """The same detector, making masks when they are asked for, where it can.
+
+    With tiles and crops it makes all at once: the features of a large image's tiles, which masks
+    are made from, are too many to keep.
+    """
+    return replace(detector, later_masks=True) if isinstance(detector, Student) else detector
 
 
 def in_tiles(detector: RegionDetector, tiling: Tiling | None) -> RegionDetector:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import filterfalse
 from pathlib import Path
@@ -33,6 +33,7 @@ from vildcli.data.images import DecodedImage, read_image
 from vildcli.errors import DataError
 from vildcli.labelling.batches import Forward, RegionDetector, batches_by_canvas
 from vildcli.labelling.copies import copy_units, is_copies
+from vildcli.labelling.detectors import with_later_masks
 from vildcli.labelling.human_labels import HumanBoxes, label_free, refuse_other_frame
 from vildcli.labelling.plan import WHOLE, PlannedImage, Shard, image_path, read_plan, units_of
 from vildcli.labelling.records import is_done, region_schema, write_batches, write_part
@@ -74,13 +75,14 @@ class StageSeconds:
     Attributes:
         decode_wait, forward, finish_wait: of the thread that runs the model; they add up to nearly
             all of it. Decoding and finishing go on beside it: only its waiting counts.
-        score, write: of the thread that names regions and writes them.
+        score, masks, write: of the thread that names regions and writes them.
     """
 
     decode_wait: float = 0.0
     forward: float = 0.0
     finish_wait: float = 0.0
     score: float = 0.0
+    masks: float = 0.0
     write: float = 0.0
 
     def shares(self) -> dict[str, float]:
@@ -88,11 +90,12 @@ class StageSeconds:
 
         Naming and writing go on beside the model: only what it waited for them counts.
         """
-        behind = self.score + self.write or 1.0
+        behind = self.score + self.masks + self.write or 1.0
         waited = {
             "decode": self.decode_wait,
             "forward": self.forward,
             "score": self.finish_wait * self.score / behind,
+            "masks": self.finish_wait * self.masks / behind,
             "write": self.finish_wait * self.write / behind,
         }
         total = sum(waited.values()) or 1.0
@@ -207,7 +210,7 @@ def label_units(
     The next units are asked for while one is worked on.
     """
     behind = _Behind(watch.seconds)
-    forward = Forward(model.detector, job.batch_size, job.may_shrink)
+    forward = Forward(with_later_masks(model.detector), job.batch_size, job.may_shrink)
     finish = _Finish(run, model.labeller, job, watch.seconds)
     ahead = job.batch_size + job.workers  # beside the images that wait in batches
     images = itertools.chain.from_iterable(units)
@@ -377,6 +380,8 @@ class _Finish:
             image_id = image["image_id"]
             with self.seconds.measure("score"):
                 regions, labels = self._named(image_id, regions)
+            with self.seconds.measure("masks"):
+                regions = self._masked(regions, labels)
             with self.seconds.measure("write"):
                 rows.images[image_id] = {**image, "embedding": image_embedding(regions)}
                 rows.regions[image_id] = region_batch(
@@ -391,6 +396,15 @@ class _Finish:
         if drawn is None:
             return regions, self.labeller.label(regions)
         return label_free(regions, drawn, self.labeller.label)
+
+    def _masked(self, regions: Regions, labels: RegionLabels) -> Regions:
+        """The regions, with the masks that are stored; the others are empty."""
+        if isinstance(regions.masks, Tensor):
+            return regions
+        rows = torch.arange(len(regions)) if self.job.keep_regions else torch.unique(labels.regions)
+        masks = torch.zeros(regions.masks.shape, dtype=torch.uint8)
+        masks[rows] = regions.masks[rows].now()
+        return replace(regions, masks=masks)
 
     def commit(self, rows: _UnitRows) -> None:
         """Write the parts of a unit, its commit mark last."""

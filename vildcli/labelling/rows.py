@@ -17,7 +17,7 @@ from vildcli.errors import DataError
 from vildcli.labelling.plan import PlannedImage
 from vildcli.labelling.records import FAILED, OK, region_schema
 from vildcli.labelling.stored import RegionType, to_int8
-from vildcli.types import RegionLabels, Regions
+from vildcli.types import LaterMasks, RegionLabels, Regions
 
 
 def image_row(planned: PlannedImage, decoded: DecodedImage) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _lists(values: Tensor, kind: pa.DataType) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), flat, type=kind)
 
 
-def _masks(masks: Tensor, kind: pa.DataType) -> pa.Array:
+def _masks(masks: Tensor | LaterMasks, kind: pa.DataType) -> pa.Array:
     buffer = pa.py_buffer(np.ascontiguousarray(masks.numpy()))
     return pa.FixedSizeBinaryArray.from_buffers(kind, len(masks), [None, buffer])
 

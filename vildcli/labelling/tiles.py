@@ -18,7 +18,7 @@ from torchvision.ops import box_area, nms
 
 from vildcli.labelling.batches import RegionDetector
 from vildcli.teacher.clip_on_crops import select_rows
-from vildcli.types import Regions
+from vildcli.types import Regions, made
 
 NMS_IOU = 0.7  # between regions of different tiles, as between proposals
 _COVERED = 0.8  # share of a cut region that a whole one must cover to take its place
@@ -109,7 +109,7 @@ def merge_tiles(
         boxes=boxes,
         proposals=torch.cat([r.proposals + s for r, s in zip(found, shifts, strict=True)]),
         objectness=torch.cat([r.objectness for r in found]),
-        masks=torch.cat([r.masks for r in found]),
+        masks=torch.cat([made(r.masks) for r in found]),
         text_side=_joined(found, lambda regions: regions.text_side),
         image_side=_joined(found, lambda regions: regions.image_side),
         box_codes=_joined(found, lambda regions: regions.box_codes),
