@@ -1,8 +1,8 @@
 """Model files: one copyable `.safetensors` with detector, text tower and all needed to use them.
 
 Tensors are named `detector.*` and `text.*` (the text tower travels inside unless it is a public
-open_clip tag); the metadata holds `format` and a JSON `card`. A file of a newer format is refused
-with both numbers.
+open_clip tag); the metadata has one key, of JSON: `format` and `card`. A file of a newer format is
+refused with both numbers.
 """
 
 from __future__ import annotations
@@ -82,10 +82,9 @@ def save_model(
 ) -> None:
     tensors = {f"detector.{k}": v.contiguous() for k, v in detector.state_dict().items()}
     tensors |= {f"text.{k}": v.contiguous() for k, v in text_tower.items()}
-    metadata = {
-        "format": f"{_FORMAT_NAME}/{MODEL_FORMAT}",
-        "card": json.dumps(card.as_dict(), sort_keys=True),
-    }
+    # One key: safetensors writes several in an order of the moment, and equal models would differ.
+    said = {"format": MODEL_FORMAT, "card": card.as_dict()}
+    metadata = {_FORMAT_NAME: json.dumps(said, sort_keys=True)}
     write_atomically(path, lambda beside: save_file(tensors, beside, metadata))
 
 
@@ -153,13 +152,18 @@ def _of_part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _read_card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
     name, _, number = metadata.get("format", "").partition("/")
-    if name != _FORMAT_NAME or not number.isdigit():
+    is_older = name == _FORMAT_NAME and number.isdigit()  # a key each
+    if _FORMAT_NAME not in metadata and not is_older:
         raise ModelError(
             f"{path} is not a vildcli model file.", hint="Give a model trained by vildcli."
         )
-    refuse_newer(path, int(number), MODEL_FORMAT, ModelError)
     try:
-        values = json.loads(metadata["card"])
+        if is_older:
+            said = {"format": number, "card": json.loads(metadata["card"])}
+        else:
+            said = json.loads(metadata[_FORMAT_NAME])
+        refuse_newer(path, int(said["format"]), MODEL_FORMAT, ModelError)
+        values = said["card"]
         categories = tuple(category_from_dict(category) for category in values["base_categories"])
         return ModelCard(**{**values, "base_categories": categories})
     except (KeyError, TypeError, ValueError) as error:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +211,34 @@ def test_a_pickled_object_is_never_unpickled(tmp_path, suffix):
         torch.save(Path("somewhere"), path)
     with pytest.raises(VocabularyError, match="is not a readable"):
         load_text_bank(path, ["apple"])
+
+
+def test_equal_banks_are_equal_bytes(tmp_path):
+    """Of several metadata keys, eight files in one order would be chance."""
+    files = [tmp_path / f"{i}.safetensors" for i in range(8)]
+    for file in files:
+        save_text_bank(make_bank(), file)
+    assert len({file.read_bytes() for file in files}) == 1
+
+
+def test_an_older_bank_has_a_key_for_each(tmp_path):
+    from safetensors.torch import save_file
+
+    bank, path = make_bank(), tmp_path / "bank.safetensors"
+    metadata = {
+        "format": "vildcli-text-bank/1",
+        "names": json.dumps(bank.names),
+        "temperature": repr(bank.temperature),
+        "encoder": bank.encoder,
+        "prompts": bank.prompts,
+    }
+    save_file({"embeddings": bank.embeddings}, path, metadata)
+    old = load_text_bank(path)
+    save_text_bank(bank, path)
+    new = load_text_bank(path)
+    assert torch.equal(old.embeddings, new.embeddings)
+    for name in ("names", "temperature", "encoder", "prompts"):
+        assert getattr(old, name) == getattr(new, name) == getattr(bank, name), name
 
 
 def test_other_safetensors_and_newer_banks_are_refused(tmp_path):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # what torch.load raises, even of weights only
@@ -124,13 +124,15 @@ def embed_categories(
 
 
 def save_text_bank(bank: TextBank, path: Path) -> None:
-    metadata = {
-        "format": f"{_FORMAT_NAME}/{BANK_FORMAT}",
-        "names": json.dumps(bank.names, ensure_ascii=False),
-        "temperature": repr(bank.temperature),
+    said = {
+        "format": BANK_FORMAT,
+        "names": bank.names,
+        "temperature": bank.temperature,
         "encoder": bank.encoder,
         "prompts": bank.prompts,
     }
+    # One key: safetensors writes several in an order of the moment, and equal banks would differ.
+    metadata = {_FORMAT_NAME: json.dumps(said, sort_keys=True, ensure_ascii=False)}
     tensors = {"embeddings": bank.embeddings.contiguous()}
     write_atomically(path, lambda beside: save_file(tensors, beside, metadata))
 
@@ -254,23 +256,32 @@ def _read_tensor(path: Path) -> NDArray[Any]:
 def _load_own(path: Path) -> TextBank:
     try:
         with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            name, _, version = about.get("format", "").partition("/")
-            if name != _FORMAT_NAME or not version.isdigit():
-                raise VocabularyError(
-                    f"{path} is not a text bank.", hint="Make one: vildcli embed VOCAB --out FILE"
-                )
-            refuse_newer(path, int(version), BANK_FORMAT, VocabularyError)
+            about = _about(path, file.metadata() or {})
+            refuse_newer(path, int(about["format"]), BANK_FORMAT, VocabularyError)
             embeddings = file.get_tensor("embeddings").float()
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise VocabularyError(f"{path} is not a readable text bank: {error}.") from error
+    names = about["names"]
     return TextBank(
-        names=tuple(json.loads(about["names"])),
+        names=tuple(json.loads(names) if isinstance(names, str) else names),
         embeddings=_unit_rows(path, embeddings),
         temperature=float(about["temperature"]),
         encoder=about["encoder"],
         prompts=about["prompts"],
     )
+
+
+def _about(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What a bank says of itself; an older one has a key for each, the names as JSON."""
+    if _FORMAT_NAME in metadata:
+        found: dict[str, Any] = json.loads(metadata[_FORMAT_NAME])
+        return found
+    name, _, version = metadata.get("format", "").partition("/")
+    if name != _FORMAT_NAME or not version.isdigit():
+        raise VocabularyError(
+            f"{path} is not a text bank.", hint="Make one: vildcli embed VOCAB --out FILE"
+        )
+    return {**metadata, "format": version}
 
 
 def _unit_rows(path: Path, rows: Tensor) -> Tensor:
