@@ -104,6 +104,43 @@ def test_a_name_that_the_context_holds_takes_only_its_own_place():
     assert bank.dropped == ("horse",)
 
 
+def test_what_is_broader_than_a_users_name_is_left_out():
+    """A wren is a bird: the user asked which, and the context would say bird."""
+    context = Vocabulary(
+        "c",
+        (
+            Category(1, "bird", synset="bird.n.01"),
+            Category(2, "small_bird"),
+            Category(3, "animal"),
+            Category(4, "dog", parent="animal"),
+            Category(5, "bird_feeder"),
+        ),
+    )
+    user = Vocabulary(
+        "u",
+        (Category(1, "Marsh Wren", parent="wren"), Category(2, "chair", parent="furniture")),
+        parents=(
+            Category(3, "wren", parent="fowl"),
+            Category(4, "fowl", synset="bird.n.01", synonyms=("small bird",), parent="wren"),
+        ),
+    )
+    bank = build(user, context)
+    assert bank.dropped == ("bird", "small_bird")
+    assert len(bank.text_embeddings) == 2 + 3
+    apart = build(vocabulary("Marsh Wren", "chair"), context)
+    assert apart.dropped == ()
+
+
+def test_what_is_broader_stays_where_the_context_holds_the_name_too():
+    """Its author told the two apart; adding the name must change no other score."""
+    context = vocabulary("eagle", "bird", "dog")
+    few = build(vocabulary("apple"), context)
+    user = Vocabulary("u", (Category(1, "apple"), Category(2, "eagle", parent="bird")))
+    more = build(user, context)
+    assert more.dropped == ("eagle",)
+    torch.testing.assert_close(scores(few, 1), scores(more, 1), atol=1e-6, rtol=0)
+
+
 def test_adding_a_name_of_the_context_changes_no_other_score():
     context = vocabulary(*(f"thing {i}" for i in range(40)))
     few = build(vocabulary("apple", "pear"), context)

@@ -3,12 +3,13 @@
 A softmax over only the names that somebody typed is meaningless where there is no background class:
 with one name every region scores 1.0. So every score is taken among the user's names, the
 vocabulary's negatives and context names, and reported for the user's alone. Context names that mean
-the same as a user's are left out, else the two would share the probability that belongs to one.
+the same as a user's are left out, and broader ones that the user's vocabulary names as parents
+(bird, of a wren): else the two would share the probability that belongs to one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,8 @@ class ScoringBank:
         category_ids: [C] the user's ids, int64.
         is_base: [C + X] whether a model saw boxes of it, bool.
         temperature: τ.
-        dropped: context names left out because they mean the same as one of the user's.
+        dropped: context names left out because they mean the same as one of the user's, or are
+            broader.
     """
 
     text_embeddings: Tensor
@@ -113,7 +115,7 @@ def combine_scoring_bank(
     dropped: tuple[str, ...] = ()
     if context is not None:
         named = EmbeddedCategories((*own, *said), torch.cat(rows))
-        drop = _rows_to_drop(named, context, cosine_limit)
+        drop = _rows_to_drop(named, context, cosine_limit, _broader(vocabulary))
         keep = [row for row in range(len(context.categories)) if row not in drop]
         kept = tuple(context.categories[row] for row in keep)
         dropped = tuple(context.categories[row].name for row in sorted(drop))
@@ -133,17 +135,38 @@ def negative_categories(vocabulary: Vocabulary) -> tuple[Category, ...]:
     return tuple(Category(0, name) for name in vocabulary.negatives if match_key(name) not in own)
 
 
+def _broader(vocabulary: Vocabulary) -> dict[str, list[Category]]:
+    """All that the vocabulary says to be above each of its categories, by the category's name."""
+    entries = {entry.name: entry for entry in (*vocabulary.parents, *vocabulary.categories)}
+    found = {}
+    for category in vocabulary.categories:
+        above: dict[str, Category] = {}
+        name = category.parent
+        while name is not None and name not in above:  # a circle ends where it began
+            above[name] = entries.get(name, Category(0, name))
+            name = above[name].parent
+        found[category.name] = list(above.values())
+    return found
+
+
 def _rows_to_drop(
-    named: EmbeddedCategories, context: EmbeddedCategories, cosine_limit: float
+    named: EmbeddedCategories,
+    context: EmbeddedCategories,
+    cosine_limit: float,
+    broader: Mapping[str, Sequence[Category]],
 ) -> set[int]:
-    """Rows of the context that mean the same as a named category.
+    """Rows of the context that mean the same as a named category, or something broader.
 
     A name that the context holds itself takes exactly its own place there: the context's author
-    kept it apart from its siblings, and adding or removing it must change no other score.
+    kept it apart from its siblings and from what is broader, and adding or removing it must change
+    no other score.
     """
     places = {match_key(category.name): row for row, category in enumerate(context.categories)}
     same = same_things(named.categories, context.categories)
     near = named.embeddings @ context.embeddings.T > cosine_limit
+    above = list({entry.name: entry for row in broader.values() for entry in row}.values())
+    pairs = zip(above, same_things(above, context.categories), strict=True)
+    rows_of = {entry.name: rows for entry, rows in pairs}
     drop: set[int] = set()
     for row, category in enumerate(named.categories):
         place = places.get(match_key(category.name))
@@ -151,4 +174,5 @@ def _rows_to_drop(
             drop.add(place)
         else:
             drop |= {*same[row], *near[row].nonzero().flatten().tolist()}
+            drop.update(*(rows_of[entry.name] for entry in broader.get(category.name, ())))
     return drop
