@@ -44,6 +44,7 @@ HEADINGS: dict[str, dict[str, str]] = {
     "More": {
         "demo": "The whole path on the small world, in minutes.",
         "world": "Draw a small world: images, annotations, vocabulary.",
+        "bench": "What an image takes on this machine, stage by stage.",
         "fetch": "Download weights for offline use.",
         "doctor": "Say what is installed, what is missing, how to get it.",
     },

@@ -75,7 +75,7 @@ def try_images(
         budget: seconds.
     """
     job = replace(job, keep_regions=True, people={})
-    chosen = _spread(images, 1 + job.batch_size)
+    chosen = spread(images, 1 + job.batch_size)
     with tempfile.TemporaryDirectory(prefix="vildcli-dry-run-") as folder:
         sources = replace(found, images=tuple(chosen))
         run = open_labelling_run(Path(folder, "run"), sources, {}, vocabulary).folder
@@ -88,7 +88,7 @@ def try_images(
     return Trial(len(tried), seconds / len(tried), space.times(1 / len(tried)))
 
 
-def _spread(images: Sequence[FoundImage], count: int) -> list[FoundImage]:
+def spread(images: Sequence[FoundImage], count: int) -> list[FoundImage]:
     """At most `count` of them, evenly from the first to the last."""
     if len(images) <= count:
         return list(images)

@@ -69,7 +69,7 @@ def summarise(
         labels=counts["labels"],
         seconds=round(seconds, 3),
         images_per_second=round((done - resumed) / seconds, 3),
-        peak_rss_mib=_peak_rss_mib(),
+        peak_rss_mib=peak_rss_mib(),
     )
 
 
@@ -102,7 +102,8 @@ def _totals(run: Path, units: Iterable[int]) -> Counter[str]:
     return counts
 
 
-def _peak_rss_mib() -> float:
+def peak_rss_mib() -> float:
+    """Greatest resident memory of this process so far, or of the largest that it has ended."""
     import resource  # not on every platform: imported where it is used
 
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
