@@ -1,24 +1,21 @@
 """The teacher on the crops of an image's proposals: the usual PIL loop beside ours, in one run.
 
-    python benchmarks/teacher_crops.py                     # a GPU, 300 proposals an image
-    python benchmarks/teacher_crops.py --device cpu --regions 100 --images 8
-    python benchmarks/teacher_crops.py --folder photos     # photographs instead of noise
+    python -m benchmarks.teacher_crops                     # a GPU, 300 proposals an image
+    python -m benchmarks.teacher_crops --device cpu --regions 100 --images 8
+    python -m benchmarks.teacher_crops --folder photos     # photographs instead of noise
+    python -m benchmarks.teacher_crops --device cpu --crops-only
 
 Both start from the decoded image, take the 1x and the 1.5x crop of every proposal and use the same
 encoder (random weights) and batches. The loop crops with PIL, preprocesses as open_clip does,
-stacks and moves. On every image both have their turn, so that whatever else the machine does falls
-on both. What is reported is the median over the images after the warm-up, and how far the results
-differ.
+stacks and moves; both stages end with what the encoder takes. On every image both have their turn,
+so that whatever else the machine does falls on both. What is reported is the median over the images
+after the warm-up, by the clock and (on a CPU) of all threads, and how far the results differ.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -32,6 +29,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
+from benchmarks.recording import Row, command_line, hardware, record
 from vildcli.data.images import read_image
 from vildcli.teacher.crops import (
     BATCH,
@@ -39,30 +37,39 @@ from vildcli.teacher.crops import (
     ImageEncoder,
     cut_crops,
     embed_regions,
+    normalise,
     scale_box,
 )
 
 WARM_UP = 2
 FITS: Any = {"shortest": "crop", "squash": "squash", "longest": "pad"}
+LOOP, OURS = "the PIL loop", "vildcli"
 Preprocess = Callable[[Image.Image], Tensor]
+Work = Callable[[], Tensor]
+Seconds = tuple[float, float]  # by the clock, and of all threads
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     given = _arguments(arguments)
     device = torch.device(given.device)
     encoder, preprocess = _encoder(given.model, device)
-    times: dict[str, list[float]] = {}
-    worst = 1.0
+    times: dict[tuple[str, str], list[Seconds]] = {}
+    worst: dict[str, float] = {}
     for i, image in enumerate(_images(given)):
         boxes = _proposals(image, given.regions, seed=i)
-        found: list[Tensor] = []
-        for name, work in _works(image, boxes, encoder, preprocess).items():
-            seconds, result = _timed(work, device)
+        for stage, (loop, ours) in _works(image, boxes, encoder, preprocess).items():
+            if given.crops_only and stage != "crops":
+                continue
+            (by_loop, theirs), (by_us, mine) = _timed(loop, device), _timed(ours, device)
             if i >= WARM_UP:
-                times.setdefault(name, []).append(seconds)
-            found.append(result)
-        worst = min(worst, cosine_similarity(found[2], found[3]).min().item())
-    _show({name: statistics.median(values) for name, values in times.items()}, worst, given, device)
+                times.setdefault((stage, LOOP), []).append(by_loop)
+                times.setdefault((stage, OURS), []).append(by_us)
+            alike = cosine_similarity(theirs.flatten(1), mine.flatten(1)).min().item()
+            worst[stage] = min(worst.get(stage, 1.0), alike)
+    rows = _rows(times, given)
+    _show(rows, worst, given)
+    if given.out:
+        record(rows, given.out)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -74,6 +81,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--height", type=int, default=480)
     parser.add_argument("--folder", type=Path, help="JPEG photographs, of their own sizes")
+    parser.add_argument("--crops-only", action="store_true", help="leave the encoder out")
+    parser.add_argument("--out", type=Path, help="record in this JSON file")
+    parser.add_argument("--note", default="", help="recorded: what a reader must know")
     return parser.parse_args(arguments)
 
 
@@ -113,7 +123,8 @@ def _proposals(image: Tensor, count: int, seed: int) -> Tensor:
 
 def _works(
     image: Tensor, boxes: Tensor, encoder: ImageEncoder, preprocess: Preprocess
-) -> dict[str, Callable[[], Tensor]]:
+) -> dict[str, tuple[Work, Work]]:
+    """Of each stage the loop's work and ours."""
     photograph = Image.fromarray(image.permute(1, 2, 0).numpy())
     factors = encoder.recipe.factors
 
@@ -121,14 +132,15 @@ def _works(
         return torch.cat([_pil_crops(photograph, boxes, f, preprocess, encoder) for f in factors])
 
     def our_crops() -> Tensor:
-        moved = image.to(encoder.device)
-        return torch.cat([cut_crops(moved, boxes, f, encoder.recipe) for f in factors])
+        moved, recipe = image.to(encoder.device), encoder.recipe
+        return torch.cat([normalise(cut_crops(moved, boxes, f, recipe), recipe) for f in factors])
 
     return {
-        "crops, PIL loop": pil_crops,
-        "crops, ours": our_crops,
-        "crops and embeddings, PIL loop": lambda: _embed_pil_crops(pil_crops(), encoder),
-        "crops and embeddings, ours": lambda: embed_regions(image, boxes, encoder),
+        "crops": (pil_crops, our_crops),
+        "crops and embeddings": (
+            lambda: _embed_pil_crops(pil_crops(), encoder),
+            lambda: embed_regions(image, boxes, encoder),
+        ),
     }
 
 
@@ -148,38 +160,60 @@ def _embed_pil_crops(crops: Tensor, encoder: ImageEncoder) -> Tensor:
     return normalize(parts[0] + parts[1], dim=-1).cpu()
 
 
-def _timed(work: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
+def _timed(work: Work, device: torch.device) -> tuple[Seconds, Tensor]:
     if device.type == "cuda":
         torch.cuda.synchronize()
-    begin = time.perf_counter()
+    begin, busy = time.perf_counter(), time.process_time()
     result = work()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - begin, result
+    return (time.perf_counter() - begin, time.process_time() - busy), result
 
 
-def _show(
-    medians: dict[str, float], worst: float, given: argparse.Namespace, device: torch.device
-) -> None:
-    hardware = torch.cuda.get_device_name() if device.type == "cuda" else _processor()
-    threads = f"{torch.get_num_threads()} threads, {os.cpu_count()} cores"
-    print(f"{date.today()}, {hardware}, {threads}, torch {torch.__version__}")
-    print(f"python {shlex.join(sys.argv)}")
+def _rows(times: dict[tuple[str, str], list[Seconds]], given: argparse.Namespace) -> list[Row]:
+    def median(stage: str, who: str, kind: int) -> float:
+        return statistics.median(seconds[kind] for seconds in times[stage, who])
+
+    def measured(stage: str, who: str) -> dict[str, float]:
+        found = {
+            "image ms": round(median(stage, who, 0) * 1e3, 2),
+            "ratio": round(median(stage, LOOP, 0) / median(stage, who, 0), 2),
+        }
+        if given.device == "cpu":
+            found["CPU ms"] = round(median(stage, who, 1) * 1e3, 2)
+            found["CPU ratio"] = round(median(stage, LOOP, 1) / median(stage, who, 1), 2)
+        return found
+
+    return [
+        Row(
+            item="teacher_crops",
+            row=who,
+            parameters={
+                "stage": stage,
+                "model": given.model,
+                "regions": given.regions,
+                "pictures": str(given.folder or f"noise {given.width}x{given.height}"),
+                "images": given.images,
+            },
+            measured=measured(stage, who),
+            hardware=hardware(given.device),
+            command=command_line("benchmarks.teacher_crops"),
+            note=given.note,
+        )
+        for stage, who in times
+    ]
+
+
+def _show(rows: Sequence[Row], worst: dict[str, float], given: argparse.Namespace) -> None:
+    print(f"{date.today()}, {hardware(given.device)}, torch {torch.__version__}")
+    print(command_line("benchmarks.teacher_crops"))
     size = given.folder or f"{given.width}x{given.height}"
     print(f"{given.model}, {given.regions} proposals an image, {given.images} images ({size})")
-    print(f"{'milliseconds an image':24} {'PIL loop':>10} {'ours':>10} {'ratio':>8}")
-    for stage in ("crops", "crops and embeddings"):
-        loop, ours = medians[f"{stage}, PIL loop"], medians[f"{stage}, ours"]
-        print(f"{stage:24} {loop * 1e3:10.1f} {ours * 1e3:10.1f} {loop / ours:8.2f}")
-    print(f"smallest cosine between the two embeddings of a proposal: {worst:.5f}")
-
-
-def _processor() -> str:
-    """The CPU's name, which Python knows only on some systems."""
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text().splitlines() if about.is_file() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    for row in rows:
+        values = ", ".join(f"{value} {key}" for key, value in row.measured.items())
+        print(f"{row.parameters['stage']:22}{row.row:14}{values}")
+    for stage, cosine in worst.items():
+        print(f"{stage}: smallest cosine between the two of a proposal {cosine:.5f}")
 
 
 if __name__ == "__main__":

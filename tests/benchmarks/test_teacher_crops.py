@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,22 +13,17 @@ import torch
 from PIL import Image
 from tiny_clip import tiny_clip, tiny_config
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "teacher_crops.py"
+from benchmarks import teacher_crops
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("teacher_crops", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     settings = {"size": 32, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
     settings |= {"interpolation": "bicubic", "resize_mode": "shortest"}
     model: Any = tiny_clip(tiny_config())
     model.visual.preprocess_cfg = settings
     monkeypatch.setattr(open_clip, "create_model", lambda name, pretrained: model)
-    return module
+    return teacher_crops
 
 
 def arguments(*more: str) -> list[str]:
@@ -47,20 +42,34 @@ def arguments(*more: str) -> list[str]:
     return [*sizes, *more]
 
 
-def test_it_prints_a_table_with_where_and_when(
-    script: ModuleType, capsys: pytest.CaptureFixture[str]
+def test_it_prints_and_records_both_stages(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script.main(arguments())
+    out = tmp_path / "performance.json"
+    script.main(arguments("--out", str(out)))
     lines = capsys.readouterr().out.splitlines()
     assert f"torch {torch.__version__}" in lines[0]
     assert lines[1].startswith("python ")
     assert lines[2] == "ViT-B-32, 7 proposals an image, 2 images (80x60)"
-    assert lines[3].split() == ["milliseconds", "an", "image", "PIL", "loop", "ours", "ratio"]
-    for line, stage in zip(lines[4:6], ("crops", "crops and embeddings"), strict=True):
-        loop, ours, ratio = (float(word) for word in line.removeprefix(stage).split())
-        assert min(loop, ours, ratio) > 0
+    rows: list[dict[str, Any]] = json.loads(out.read_text())
+    assert [(row["parameters"]["stage"], row["row"]) for row in rows] == [
+        ("crops", "the PIL loop"),
+        ("crops", "vildcli"),
+        ("crops and embeddings", "the PIL loop"),
+        ("crops and embeddings", "vildcli"),
+    ]
+    for row in rows:
+        assert min(row["measured"].values()) > 0
+        assert row["row"] == "vildcli" or row["measured"]["ratio"] == 1
     # The same boxes through the same encoder: 8-bit rounding is all that differs.
-    assert float(lines[6].rsplit(" ", 1)[1]) > 0.99
+    assert float(lines[-1].rsplit(" ", 1)[1]) > 0.99
+
+
+def test_the_encoder_can_be_left_out(
+    script: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.main(arguments("--crops-only"))
+    assert "embeddings" not in capsys.readouterr().out
 
 
 def test_photographs(

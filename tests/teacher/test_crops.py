@@ -152,6 +152,17 @@ def test_a_sliver_is_not_resized_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made == [[160, 32]]
 
 
+@pytest.mark.parametrize("box", [(3, 0, 4, 400), (0, 7, 40, 9), (2, 5, 6, 383), (0, 0, 4, 33)])
+def test_a_sliver_is_as_if_resized_whole(box: tuple[int, ...]) -> None:
+    image = tensor(picture(400, 40))
+    fitted = fitted_size(box[3] - box[1], box[2] - box[0], RECIPE)
+    window = image[:, box[1] : box[3], box[0] : box[2]]
+    whole = resample(window, [(0, 0, box[2] - box[0], box[3] - box[1])], [fitted], RECIPE.size)[0]
+    found = cut_crop(image, box, 1.0, RECIPE)
+    assert (found.int() - whole.int()).abs().max() <= 1
+    assert (found == whole).float().mean() > 0.999
+
+
 def test_cut_crops__all_boxes_in_order() -> None:
     image = tensor(picture())
     boxes = torch.tensor([[10.0, 10, 60, 50], [5.5, 3.2, 11, 100]])

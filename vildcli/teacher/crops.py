@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from vildcli.teacher.resample import resample
+from vildcli.teacher.resample import SUPPORT, resample
 
 BATCH = 256  # crops an encoder call
 _LONG = 8  # times the input size, above which resizing all of a crop is a waste
@@ -97,10 +97,19 @@ def cut_crop(image: Tensor, box: Sequence[float], factor: float, recipe: CropRec
     height, width = crop.shape[-2:]
     fitted = fitted_size(height, width, recipe)
     if max(fitted) > _LONG * recipe.size:  # a sliver: nearly all of it would be cut off again
-        return _resample(crop, [(0, 0, width, height)], recipe)[0]
+        (y1, y2), (x1, x2) = map(_seen, (height, width), fitted, (recipe.size, recipe.size))
+        return _resample(crop[:, y1:y2, x1:x2], [(-x1, -y1, width - x1, height - y1)], recipe)[0]
     crop = TF.resize(crop, list(fitted), interpolation=InterpolationMode.BICUBIC, antialias=True)
     centre: Tensor = TF.center_crop(crop, [recipe.size, recipe.size])
     return centre
+
+
+def _seen(length: int, fitted: int, size: int) -> tuple[int, int]:
+    """First pixel of a side, and the one after the last, that its centre is made of once fitted."""
+    scale, cut = length / fitted, max(0, fitted - size) / 2
+    reach = SUPPORT * max(1, scale) + scale + 1  # cut may be rounded by half a pixel
+    first, last = math.floor(cut * scale - reach), math.ceil((fitted - cut) * scale + reach)
+    return max(0, first), min(length, last)
 
 
 def fitted_size(height: int, width: int, recipe: CropRecipe) -> tuple[int, int]:
@@ -159,4 +168,4 @@ def normalise(crops: Tensor, recipe: CropRecipe) -> Tensor:
     """Crops [M, 3, size, size] uint8 as the encoder takes them, float32, on the same device."""
     mean = torch.tensor(recipe.mean, device=crops.device).view(3, 1, 1)
     std = torch.tensor(recipe.std, device=crops.device).view(3, 1, 1)
-    return (crops.float() / 255 - mean) / std
+    return crops.float().div_(255).sub_(mean).div_(std)  # in place: they are large

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 _CUBIC = -0.5
-_SUPPORT = 2.0  # pixels of the coarser grid that the filter reaches on either side
+SUPPORT = 2.0  # pixels of the coarser grid that the filter reaches on either side
 _ELEMENTS = 1 << 26  # of a batch's greatest tensor: 256 MiB
 
 
@@ -29,7 +29,8 @@ def resample(
 
     Args:
         image: [3, H, W] uint8, on any device.
-        windows: x1 y1 x2 y2 in whole pixels, within the image; R of them.
+        windows: x1 y1 x2 y2 in whole pixels, within the image; R of them. They may reach beyond an
+            image that is all of them that is seen.
         fitted: height and width that each is resized to. Where they exceed `size` the centre is
             taken, where they fall short black is added, as torchvision's centre crop does.
 
@@ -72,7 +73,7 @@ def axis_weights(axis: Tensor, extent: int, size: int, device: torch.device) -> 
     is_padding = (out < 0) | (out >= fitted)
     scale = length.double() / fitted
     centre = (out + 0.5) * scale
-    reach = _SUPPORT * scale.clamp(min=1)
+    reach = SUPPORT * scale.clamp(min=1)
     first = (centre - reach + 0.5).long().clamp(min=0)
     last = torch.minimum((centre + reach + 0.5).long(), length).masked_fill(is_padding, 0)
     whole = centre.floor().long()  # apart from the fraction, so that float32 is exact enough
