@@ -11,8 +11,8 @@ All encode sentences of names and synonyms, spread evenly over LVIS, with the sa
   computed once, and no padding. The least cosine to the plain vectors is printed;
 - `vildcli embed --precision bf16`: the same with weights in bfloat16.
 
-Turns alternate, so that whatever else the machine does falls on all. Rates are by the clock; the
-ratio is of CPU time, medians of the turns, unless a GPU computes.
+Turns alternate, so that whatever else the machine does falls on all. Rates are by the clock, the
+ratio is of the CPU time of all threads; medians of the turns. With a GPU both are by the clock.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _timed(build: Callable[[], Tensor], device: str) -> Turn:
 
 
 def _least_cosine(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours.double() * theirs.double()).sum(1).min())
+    return float((ours.double() * theirs.double()).sum(1).min().item())
 
 
 def _row(
@@ -163,12 +163,13 @@ def _row(
     given: argparse.Namespace,
 ) -> Row:
     def each(name: str, kind: str) -> float:
-        return statistics.median(getattr(t, kind) for t in turns[name]) / sentences[name]
+        return float(statistics.median(getattr(t, kind) for t in turns[name])) / sentences[name]
 
+    kind = "CPU " if given.device == "cpu" else ""
     measured: dict[str, Any] = {
         "sentences/s": round(1 / each(who, "seconds"), 1),
-        "CPU ms": round(each(who, "cpu_seconds") * 1e3, 3),
-        "ratio": round(each(PLAIN, "cpu_seconds") / each(who, "cpu_seconds"), 2),
+        f"{kind}ms": round(each(who, "cpu_seconds") * 1e3, 3),
+        f"{kind}ratio": round(each(PLAIN, "cpu_seconds") / each(who, "cpu_seconds"), 2),
     }
     measured |= {} if cosine is None else {"least cosine": round(cosine, 6)}
     return Row(

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "evaluation.py"
+from benchmarks import evaluation
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evaluation_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, "evaluation_benchmark", module)
-    spec.loader.exec_module(module)
     # A process for each turn would cost seconds here.
-    monkeypatch.setattr(module, "_in_a_process", module.measure)
-    return module
+    monkeypatch.setattr(evaluation, "_in_a_process", evaluation.measure)
+    return evaluation
 
 
 @pytest.fixture
@@ -40,24 +34,45 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # lvis calls logger.warn
 @pytest.mark.parametrize(("rules", "package"), [("lvis", "lvis"), ("coco", "pycocotools")])
-def test_it_prints_a_table_with_where_and_when(
-    script: ModuleType, quiet: None, capsys: pytest.CaptureFixture[str], rules: str, package: str
+def test_it_prints_and_records_boxes_and_masks(
+    script: ModuleType,
+    quiet: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    rules: str,
+    package: str,
 ) -> None:
-    script.main(["--rules", rules, "--images", "3", "--detections", "9", "--repeats", "1"])
+    out = tmp_path / "performance.json"
+    size = ["--images", "3", "--detections", "9", "--repeats", "1", "--out", str(out)]
+    script.main(["--rules", rules, *size])
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("hotcoco ")
     assert lines[2].startswith("python ")
     assert lines[3] == "3 images, 27 detections"
-    assert lines[4].split() == [package, "MiB", "ours", "MiB", "ratio", "difference"]
-    for line, name in zip(lines[5:], ("boxes", "masks"), strict=True):
-        assert line.split()[0] == name
-        assert float(line.split()[-1]) < 1e-9
-        assert all(float(word) > 0 for word in line.split()[1:-1] if word != "s")
+    sides = [("boxes", package), ("boxes", "vildcli"), ("masks", package), ("masks", "vildcli")]
+    assert [tuple(line.split()[:2]) for line in lines[5:]] == sides
+    rows: list[dict[str, Any]] = json.loads(out.read_text())
+    assert [(row["parameters"]["compared"], row["row"]) for row in rows] == sides
+    for row in rows:
+        measured = row["measured"]
+        assert measured.pop("difference") < 1e-9
+        assert min(measured.values()) > 0
+
+
+def test_ours_alone(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    script.main(["--images", "2", "--detections", "5", "--repeats", "1", "--ours-only"])
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[5:]] == ["vildcli"] * 2
 
 
 def test_the_case__is_the_same_for_both(script: ModuleType) -> None:
-    cases = [script.make_case(script.Task("lvis", "segm", 2, 5, ours)) for ours in (False, True)]
-    assert cases[0] == cases[1]
-    content, results = cases[0]
-    assert len(results) == 10
+    tasks = [script.Task("lvis", "segm", 2, 5, ours) for ours in (False, True)]
+    (content, predictions), (same, other) = (script.make_case(task) for task in tasks)
+    assert content == same
     assert {row["frequency"] for row in content["categories"]} == {"r", "c", "f"}
+    results = script.results_of(predictions)
+    assert results == script.results_of(other)
+    assert len(results) == len(predictions) == 10
+    for row, result in enumerate(results):
+        assert result["image_id"] == predictions.image_ids[row]
+        assert result["bbox"] == predictions.boxes[row].tolist()
+        assert result["segmentation"] is predictions.masks[row]
