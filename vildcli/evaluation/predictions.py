@@ -47,6 +47,8 @@ class Predictions:
 
     def take(self, rows: NDArray[Any]) -> Predictions:
         """Those rows (numbers, or a bool for each), in that order."""
+        if rows.dtype == bool and rows.all():
+            return self  # a large set is not there twice
         numbers = np.flatnonzero(rows) if rows.dtype == bool else rows
         masks = None if self.masks is None else [self.masks[i] for i in numbers.tolist()]
         return Predictions(
@@ -101,6 +103,9 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
 
 def best_of_each(groups: Ints, scores: Floats, count: int) -> NDArray[np.bool_]:
     """Whether each row is among the `count` best-scored of its group; of equals the first ones."""
+    _, sizes = np.unique(groups, return_counts=True)
+    if sizes.max(initial=0) <= count:
+        return np.ones(len(groups), bool)
     order = np.lexsort((-scores, groups))
     starts = np.flatnonzero(np.diff(groups[order], prepend=np.nan))
     sizes = np.diff(starts, append=len(order))
