@@ -12,6 +12,7 @@ from vildcli.text.context import (
 )
 from vildcli.text.templates import Prompts
 from vildcli.vocabulary.category import Category, Vocabulary
+from vildcli.vocabulary.files import load_vocabulary
 
 PROMPTS = Prompts("single", ("a {}.",))
 
@@ -129,6 +130,11 @@ def test_what_is_broader_than_a_users_name_is_left_out():
     assert len(bank.text_embeddings) == 2 + 3
     apart = build(vocabulary("Marsh Wren", "chair"), context)
     assert apart.dropped == ()
+
+
+def test_lvis_bird_is_no_rival_of_cubs_birds():
+    bank = build(load_vocabulary("cub200"), load_vocabulary("lvis-v1"))
+    assert bank.dropped == ("bird", "crow", "gull", "hummingbird", "mallard", "pelican")
 
 
 def test_what_is_broader_stays_where_the_context_holds_the_name_too():

@@ -114,14 +114,15 @@ def match_species(species: Sequence[Category], wordnet: WordNet) -> tuple[Specie
 
 
 def species_vocabulary(name: str, species: Sequence[Category], wordnet: WordNet) -> Vocabulary:
-    """A vocabulary of species alone, with their synsets, and the groups of others as `parents`."""
+    """A vocabulary of species alone, with their synsets; bird and the groups are its `parents`."""
     matches = match_species(species, wordnet)
     categories = (replace(m.category, synset=m.own.synset if m.own else None) for m in matches)
     growth = Growth(Vocabulary(name, tuple(categories)), wordnet)
-    _add_groups(growth, matches, None)
+    bird = growth.add(wordnet.sense(BIRD), is_parent=True)
+    _add_groups(growth, matches, bird)
     for match in matches:
-        if match.group:
-            growth.put_below(match.category.name, growth.names[match.group.synset])
+        parent = growth.names[match.group.synset] if match.group else bird
+        growth.put_below(match.category.name, parent)
     return growth.finish()
 
 
