@@ -62,6 +62,7 @@ class StubModel:
     default_conf = None
     provenance: ClassVar[dict[str, object]] = {}
     seconds_per_image = None
+    head = StoredHead(ScoringHead(None, 0.01, 0.01, Fusion("text")), "stub", None, (), "stub")
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.detector = StubDetector(seconds)
@@ -69,8 +70,7 @@ class StubModel:
         self.settings: dict[str, object] = {"weights": "stub", "floor": 0.01}
 
     def save_head(self, folder: Path) -> None:
-        head = ScoringHead(None, 0.01, 0.01, Fusion("text"))
-        write_head(folder, StoredHead(head, "stub", None, (), "stub"))
+        write_head(folder, self.head)
 
 
 def draw_images(folder: Path, count: int, size: tuple[int, int] = (24, 16)) -> Path:

@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_detector import tiny_card, tiny_detector
 from tiny_student import save_clip, save_student
 
 from vildcli import cli
+from vildcli.checkpoint import save_model
 from vildcli.labelling.options import LabellingOptions
 from vildcli.labelling.thresholds import view_run
 from vildcli.selection import influence
 from vildcli.selection.curvature import mean_gradient
 from vildcli.selection.detector_pass import as_known
+from vildcli.text.encoder import text_encoder_of, text_tower_state
+from vildcli.text.open_clip_models import load_open_clip
 
 
 def draw(folder: Path, names: list[str], seed: int) -> None:
@@ -41,9 +45,23 @@ def write_reference(file: Path, names: list[str], category: str = "apple") -> Pa
     return file
 
 
+def save_naming_student(path: Path, clip: str) -> None:
+    """An ezsd model, whose names move boxes by a lot."""
+    encoder = text_encoder_of(load_open_clip(clip, offline=True))
+    config, tower = text_tower_state(encoder)
+    detector = tiny_detector("ezsd")
+    assert detector.word_boxes is not None
+    assert detector.background is not None
+    torch.nn.init.normal_(detector.word_boxes.weight, std=3)
+    torch.nn.init.constant_(detector.background, -0.2)  # not all is background
+    detector.start_at(encoder.temperature)
+    card = tiny_card("ezsd", text_encoder=config, temperature=encoder.temperature)
+    save_model(path, detector, tower, card)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """photos/, a run about them by model.safetensors, held.json and its images."""
+    """photos/, runs about them by model.safetensors and naming.safetensors, held.json, held/."""
     folder = tmp_path_factory.mktemp("isal")
     draw(folder / "photos", [f"{i}.png" for i in range(5)], seed=1)
     draw(folder / "held", ["a.png", "b.png"], seed=2)
@@ -51,18 +69,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clip = save_clip(folder / "clip")
     save_student(folder / "model.safetensors", clip, "vild-text")
     save_student(folder / "ensemble.safetensors", clip, "vild-ensemble")
+    save_naming_student(folder / "naming.safetensors", clip)
     words = ["--classes", "apple, pear", "--context", "none", "--offline", "--regions", "12"]
-    model = ["--model", str(folder / "model.safetensors"), "--workers", "1"]
-    out = ["--out", str(folder / "run")]
-    assert cli.run(["detect", str(folder / "photos"), *words, *model, *out]) == 0
+    for name, run in (("model", "run"), ("naming", "naming-run")):
+        model = ["--model", str(folder / f"{name}.safetensors"), "--workers", "1"]
+        out = ["--out", str(folder / run)]
+        assert cli.run(["detect", str(folder / "photos"), *words, *model, *out]) == 0
     return folder
 
 
-def select(place: Path, out: Path, *more: object, model: str = "model.safetensors") -> int:
+def select(
+    place: Path, out: Path, *more: object, model: str = "model.safetensors", run: str = "run"
+) -> int:
     given = ["--strategy", "isal", "--budget", "3", "--out", str(out), "--offline"]
-    return cli.run(
-        ["select", str(place / "run"), *given, "--model", str(place / model), *map(str, more)]
-    )
+    file = model if model == "clip-on-crops" else str(place / model)
+    return cli.run(["select", str(place / run), *given, "--model", file, *map(str, more)])
 
 
 def held(place: Path) -> tuple[str, Path]:
@@ -95,15 +116,17 @@ def test_select__isal_ranks_by_influence_and_reports_it(
     assert len(out.read_text().splitlines()) == 3
 
 
+@pytest.mark.parametrize(("name", "run"), [("model", "run"), ("naming", "naming-run")])
 def test_measure_influences__none_is_the_dot_product_of_two_autograd_gradients(
-    place: Path, tmp_path: Path
+    place: Path, tmp_path: Path, name: str, run: str
 ) -> None:
     out = tmp_path / "next.txt"
-    assert select(place, out, *held(place), "--inverse", "none") == 0
+    file = f"{name}.safetensors"
+    assert select(place, out, *held(place), "--inverse", "none", model=file, run=run) == 0
     scores = json.loads(out.with_suffix(".json").read_text())
     value = {row["image_id"]: row["value"] for row in (*scores["chosen"], *scores["others"])}
-    view = view_run(place / "run")
-    model = str(place / "model.safetensors")
+    view = view_run(place / run)
+    model = str(place / file)
     loss = influence.loss_of(influence.open_model(view, LabellingOptions(model=model)))
 
     def pixels(file: Path) -> torch.Tensor:
@@ -177,10 +200,17 @@ def test_select__isal_refuses_before_it_computes(
         "model's.",
         "Hint: Give the --model that detect was given.",
     ]
-    assert select(place, out, *held(place), "--prompts", "vild-63") == 1
+    assert select(place, out, *held(place), model="clip-on-crops") == 1
     assert said(capsys)[0] == (
-        f"Error: {run} was made with other prompts than {place}/model.safetensors's own."
+        "Error: isal needs a trained detector: clip-on-crops has no layer that review would train."
     )
+    assert select(place, out, *held(place), "--prompts", "vild-63") == 1
+    assert said(capsys)[0] == f"Error: {run} was made with other prompts than vild-63."
+    assert select(place, out, *held(place), "--text-bank", file) == 1
+    assert said(capsys) == [
+        f"Error: {run} was made with other text embeddings than {file}.",
+        "Hint: Give the --text-bank that detect was given, or none where it had none.",
+    ]
     inside = write_reference(tmp_path / "in.json", ["0.png"])
     assert select(place, out, "--reference", inside, "--reference-images", place / "photos") == 1
     assert said(capsys) == [
@@ -227,15 +257,17 @@ def test_select__isal_keeps_another_choices_work(
     assert select(place, out, *held(place), "--inverse", "none", "--force") == 0
 
 
-@pytest.mark.slow
-def test_model_of__a_run_with_stored_regions_knows_its_model(place: Path, tmp_path: Path) -> None:
-    assert influence.model_of(place / "run") is None
-    model = tmp_path / "m.safetensors"
-    shutil.copy(place / "model.safetensors", model)
-    words = ["--classes", "apple, pear", "--offline", "--regions", "12", "--keep-regions"]
-    out = tmp_path / "run"
-    given = [*words, "--model", str(model), "--workers", "1", "--out", str(out)]
-    assert cli.run(["detect", str(place / "photos"), *given]) == 0
-    assert influence.model_of(out) == str(model)
-    model.unlink()
-    assert influence.model_of(out) is None
+def test_model_of__a_run_knows_its_model(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "run", tmp_path / "run")
+    header = json.loads((tmp_path / "run" / "run.json").read_text())
+    model = tmp_path / "training"  # a folder, as `vildcli train` leaves it
+    model.mkdir()
+    header["arguments"]["model"] = f"model:{model}"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(header))
+    assert influence.model_of(place / "run") == str(place / "model.safetensors")
+    assert influence.model_of(tmp_path / "run") == str(model)
+    model.rmdir()
+    assert influence.model_of(tmp_path / "run") is None
+    del header["arguments"]["model"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(header))
+    assert influence.model_of(tmp_path / "run") is None

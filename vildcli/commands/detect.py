@@ -181,6 +181,7 @@ def _open_run(
         "default_conf": model.default_conf,
         "batch": choices["batch"] or "auto",
         "provenance": model.provenance,
+        "model": model.head.reference,
     }
     if people is not None:
         settings |= {"labels": people.sha256, "existing": _existing(choices)}

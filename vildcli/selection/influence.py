@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,12 +27,13 @@ from vildcli.data.members import is_there
 from vildcli.errors import DataError, ModelError, RunError
 from vildcli.labelling.detectors import Student
 from vildcli.labelling.head import read_head
-from vildcli.labelling.model import OpenedModel, open_labelling_model
-from vildcli.labelling.options import LabellingOptions
+from vildcli.labelling.model import LoadedModel, OpenedModel, load_labelling_model
+from vildcli.labelling.options import CLIP_ON_CROPS, LabellingOptions
 from vildcli.labelling.plan import image_path
 from vildcli.labelling.records import HEAD_FILE, read_part
 from vildcli.labelling.thresholds import RunView
-from vildcli.runs import open_run, read_run, write_atomically, write_json
+from vildcli.labelling.words import Words
+from vildcli.runs import file_sha256, open_run, read_run, write_atomically, write_json
 from vildcli.selection.curvature import (
     Inverse,
     influence,
@@ -90,24 +91,30 @@ class Influences:
 
 
 def model_of(run: Path) -> str | None:
-    """The model file that a run with stored regions says it was made by, where it still is."""
-    if not (run / HEAD_FILE).is_file():
-        return None
-    kind, _, file = read_head(run).reference.partition(":")
-    return file if kind == "model" and Path(file).is_file() else None
+    """The model that a run says it was made by, where it still is."""
+    said = read_run(run, "labelling")["arguments"].get("model")
+    if said is None and (run / HEAD_FILE).is_file():  # of an earlier vildcli
+        said = read_head(run).reference
+    kind, _, place = (said or "").partition(":")
+    return place if kind == "model" and Path(place).exists() else None
 
 
 def open_model(view: RunView, options: LabellingOptions) -> OpenedModel:
-    """Load the model of a run, for the run's vocabulary.
+    """Load the model of a run, for the run's vocabulary and as many regions as the run took.
 
     Raises:
         ModelError: no trained detector with a class loss, or not the one that made the run.
     """
-    opened = open_labelling_model(view.vocabulary, options)
-    _refuse_other_model(view, opened, options)
-    student = opened.detector
+    if options.model == CLIP_ON_CROPS:
+        refuse_unknown(None)
+    settings = read_run(view.run, "labelling")["settings"]
+    is_cropped = "teacher" in settings  # whose count is of what the teacher looked at
+    regions = None if is_cropped else settings.get("regions")
+    loaded = load_labelling_model(replace(options, regions=regions))
+    _refuse_other_model(view.run, settings, loaded, options)  # before its words are embedded
+    student = loaded.parts.detector
     refuse_unknown(student.detector if isinstance(student, Student) else student)
-    return opened
+    return loaded.open(view.vocabulary)
 
 
 def loss_of(opened: OpenedModel) -> DetectorLoss:
@@ -306,17 +313,26 @@ def _settings(
     }
 
 
-def _refuse_other_model(view: RunView, opened: OpenedModel, options: LabellingOptions) -> None:
-    there = read_run(view.run, "labelling")["settings"]
-    if there.get("model") != opened.settings.get("model"):
+def _refuse_other_model(
+    run: Path, there: Mapping[str, Any], loaded: LoadedModel, options: LabellingOptions
+) -> None:
+    if there.get("model") != loaded.parts.identity.get("model"):
         raise ModelError(
-            f"{view.run} was not made by {options.model}: its pseudo boxes are another model's.",
+            f"{run} was not made by {options.model}: its pseudo boxes are another model's.",
             hint="Give the --model that detect was given.",
         )
-    if there.get("prompts") != opened.settings.get("prompts"):
+    words = loaded.parts.words
+    if there.get("prompts") != (words.prompts.fingerprint if isinstance(words, Words) else None):
+        given = options.prompts or "the model's own"
         raise ModelError(
-            f"{view.run} was made with other prompts than {options.model}'s own.",
+            f"{run} was made with other prompts than {given}.",
             hint="Give the --prompts that detect was given.",
+        )
+    bank = options.text_bank
+    if there.get("text_bank") != (bank and file_sha256(bank)):
+        raise ModelError(
+            f"{run} was made with other text embeddings than {bank or 'its names have'}.",
+            hint="Give the --text-bank that detect was given, or none where it had none.",
         )
 
 
@@ -328,15 +344,15 @@ def _ids(view: RunView, unit: int) -> list[int]:
 def _boxes_of_unit(
     run: Path, unit: int, pseudo_score: float
 ) -> dict[int, list[tuple[int, list[float]]]]:
-    """Category and box of each pseudo box, by image id."""
+    """Category and box of each pseudo box, by image id; where names move boxes, the moved one."""
     regions = read_part(run, "regions", unit, ["image_id", "region", "box"])
     boxes = {(row["image_id"], row["region"]): row["box"] for row in regions.to_pylist()}
-    labels = read_part(run, "labels", unit, ["image_id", "region", "category_id", "score"])
+    labels = read_part(run, "labels", unit, ["image_id", "region", "category_id", "score", "box"])
     found: dict[int, list[tuple[int, list[float]]]] = {}
     limit = float(torch.tensor(pseudo_score, dtype=torch.float32))
     for row in labels.to_pylist():
         if row["score"] >= limit:
-            box = boxes[row["image_id"], row["region"]]
+            box = row.get("box") or boxes[row["image_id"], row["region"]]
             found.setdefault(row["image_id"], []).append((row["category_id"], box))
     return found
 
