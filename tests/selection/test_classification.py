@@ -1,49 +1,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from class_folders import COLOURS, draw, stub
 from tiny_student import save_clip
 from torch import Tensor
 
 from vildcli import cli
 from vildcli.console import progress
 from vildcli.errors import DataError, NothingToDoError
-from vildcli.selection.classification import ChosenImages, Task, choose_images
+from vildcli.selection.classification import ChosenImages, Inversion, Task, choose_images
 from vildcli.selection.image_folders import embed_folder, find_classes, find_pool
+from vildcli.selection.last_layers import HeadPass
 from vildcli.selection.select import Budget, SelectionOptions
-from vildcli.teacher.crops import CropRecipe, ImageEncoder
-
-COLOURS = {"red": (220, 40, 40), "green": (40, 220, 40), "blue": (40, 40, 220)}
-
-
-def draw(folder: Path, count: int, seed: int, classes: bool = True) -> Path:
-    """Noisy pictures of three colours, `count` of each."""
-    generator = np.random.default_rng(seed)
-    for name, colour in COLOURS.items():
-        for i in range(count):
-            file = folder / name / f"{i}.png" if classes else folder / f"{name}{i}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            pixels = np.clip(generator.normal(colour, 60, (12, 9, 3)), 0, 255)
-            Image.fromarray(pixels.astype(np.uint8)).save(file)
-    return folder
-
-
-def stub(calls: list[int] | None = None) -> ImageEncoder:
-    """Embeds a picture by its mean colour."""
-
-    def encode(pixels: Tensor) -> Tensor:
-        if calls is not None:
-            calls.append(len(pixels))
-        return torch.cat([pixels.mean((2, 3)), torch.ones(len(pixels), 1)], 1)
-
-    recipe = CropRecipe(8, (0.5,) * 3, (0.5,) * 3)  # type: ignore[arg-type]
-    return ImageEncoder(encode, recipe, 0.1, "stub", torch.device("cpu"))
 
 
 @pytest.fixture
@@ -110,6 +83,43 @@ def test_choose_images__refuses_shared_images(
     )
 
 
+def test_choose_images__refuses_before_it_embeds(
+    choose: Callable[..., ChosenImages], tmp_path: Path
+) -> None:
+    twin = tmp_path / "pool" / "copy.png"
+    twin.write_bytes((tmp_path / "held" / "red" / "0.png").read_bytes())
+    with pytest.raises(DataError):
+        choose("isal")
+    assert not (tmp_path / "work").exists()
+    # Labelled already, it is nothing to choose.
+    (tmp_path / "labelled" / "red" / "copy.png").write_bytes(twin.read_bytes())
+    assert choose("isal").skipped == 1
+
+
+def test_choose_images__reports_lissas_guard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = draw(tmp_path / "pool", 2, 1, classes=False)
+    labelled, held = draw(tmp_path / "labelled", 2, 2), draw(tmp_path / "held", 2, 3)
+    product, calls = HeadPass.hessian_product, []
+
+    def broken(self: HeadPass, direction: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        calls.append(1)
+        found = product(self, direction)
+        return {k: v * float("nan") for k, v in found.items()} if len(calls) % 10 == 0 else found
+
+    monkeypatch.setattr(HeadPass, "hessian_product", broken)
+    found = choose_images(
+        Task(find_pool(pool), find_classes(labelled), find_classes(held)),
+        stub(),
+        SelectionOptions("isal", Budget(images=2)),
+        tmp_path / "work",
+        inversion=Inversion("lissa", chains=2, depth=20),
+        progress=progress,
+    )
+    assert found.resets == 4  # of 40 steps
+
+
 def test_choose_images__nothing_left(tmp_path: Path) -> None:
     labelled = draw(tmp_path / "labelled", 2, 2)
     task = Task(find_pool(labelled), find_classes(labelled), None)
@@ -172,6 +182,7 @@ def test_select__classification_is_one_command(
     assert "Accuracy on the reference set before the choice: " in shown
     assert all(Path(line).is_file() for line in out.read_text().splitlines())
     assert json.loads(out.with_suffix(".json").read_text())["folder"] == pool
+    assert (found["resets"], found["curve"]) == (0, None)
     draw(tmp_path / "odd", 1, 4)
     (tmp_path / "odd" / "red").rename(tmp_path / "odd" / "violet")
     assert cli.run(["select", pool, *folders, str(tmp_path / "odd"), *rest, "--force"]) == 1
@@ -181,3 +192,6 @@ def test_select__classification_is_one_command(
     )
     assert cli.run(["select", pool, *folders[:2], *rest, "--force"]) == 2
     assert "isal needs --reference DIR." in capsys.readouterr().err
+    assert cli.run(["select", pool, *folders[:2], *rest, "--force", "--curve"]) == 2
+    assert cli.run(["select", pool, *rest, "--force", "--curve"]) == 2
+    assert "--curve is for --classification." in capsys.readouterr().err

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vildcli import console
+from vildcli.commands.folder_selection import choose_from_folder
 from vildcli.commands.grouping import GroupedCommand
 from vildcli.commands.selection_result import SHOWN, selection_summary, show_selection
 
 if TYPE_CHECKING:
     from vildcli.labelling.thresholds import RunView
-    from vildcli.selection.classification import Task
     from vildcli.selection.influence import Influences
     from vildcli.selection.pool import Pool
     from vildcli.selection.select import Budget, SelectionOptions
-    from vildcli.selection.writing import Outputs
 
 EXAMPLE = """\
 \b
@@ -30,14 +29,16 @@ Examples:
     --reviewed done.json --diverse --out next.txt
   vildcli select pool --classification labelled --reference held-out --strategy isal \\
     --budget 100 --out next.txt
+  vildcli select known --classification labelled --reference held-out --strategy isal \\
+    --budget 5% --curve --evaluation test --out next.txt
 """
 _GROUPS = {
     "Choice": ("strategy", "budget", "per", "diverse", "pseudo_score", "seed"),
     "Influence (isal)": (
-        *("reference", "reference_images", "model", "prompts", "inverse", "chains", "depth"),
-        *("evaluation", "as_published", "matched_only", "device", "offline"),
+        *("reference", "reference_images", "model", "prompts", "text_bank", "inverse", "chains"),
+        *("depth", "evaluation", "as_published", "matched_only", "device", "offline"),
     ),
-    "Classification": ("classification", "teacher"),
+    "Classification": ("classification", "teacher", "curve"),
     "Images": ("reviewed", "images"),
     "Effort": ("image_seconds", "box_seconds"),
 }
@@ -103,6 +104,7 @@ def _budget(context: click.Context, parameter: click.Parameter, text: str) -> Bu
 )
 @click.option("--model", metavar="M", help="The model that made the run.")
 @click.option("--prompts", metavar="P", help="Sentences.  [default: the model's]")
+@click.option("--text-bank", type=_FILE, help="Text embeddings that detect was given.")
 @click.option(
     "--inverse",
     type=click.Choice(["ekfac", "lissa", "none", "exact"]),
@@ -141,6 +143,12 @@ def _budget(context: click.Context, parameter: click.Parameter, text: str) -> Bu
     default="ViT-B-32:openai",
     show_default=True,
     help="open_clip model that embeds whole images.",
+)
+@click.option(
+    "--curve",
+    is_flag=True,
+    help="RUN has class folders too: draw how accuracy on --evaluation would grow by them, beside "
+    "--strategy random's.",
 )
 @click.option(
     "--reviewed",
@@ -191,7 +199,9 @@ def command(
     outputs = Outputs(out)
     outputs.refuse(force)
     if choices["classification"] is not None:
-        return _choose_images(run, options, outputs, as_json, choices)
+        return choose_from_folder(run, options, outputs, as_json, choices)
+    if choices["curve"]:
+        raise click.UsageError("--curve is for --classification.")
     view = view_run(run)
     if not view.is_complete:
         console.warn(f"{run} is not complete: {view.progress_text}.")
@@ -243,7 +253,7 @@ def _influences(
     if not choices["as_published"]:
         refuse_evaluation(reference, choices["evaluation"], {})
     influence.refuse_missing_images(view, pool, images)
-    given = {name: choices[name] for name in ("prompts", "device", "offline")}
+    given = {name: choices[name] for name in ("prompts", "text_bank", "device", "offline")}
     opened = influence.open_model(view, LabellingOptions(model=model, **given))
     if not choices["as_published"]:
         refuse_evaluation(reference, None, opened.provenance)
@@ -321,70 +331,8 @@ def _settings(choices: dict[str, Any]) -> dict[str, Any]:
     said = {name: choices[name] for name in names}
     said["reviewed"] = [str(file) for file in choices["reviewed"]]
     if choices["strategy"] == "isal":
-        said |= {name: choices[name] for name in ("model", "inverse", "chains", "depth")}
-        said["reference"] = str(choices["reference"])
+        said |= {"model": choices["model"], "reference": str(choices["reference"])}
+        said["inverse"] = choices["inverse"] or "ekfac"
+        if choices["inverse"] == "lissa":
+            said |= {name: choices[name] for name in ("chains", "depth")}
     return said
-
-
-def _choose_images(
-    folder: Path,
-    options: SelectionOptions,
-    outputs: Outputs,
-    as_json: bool,
-    choices: dict[str, Any],
-) -> int:
-    """The classification case: FOLDER is a pool of images, labelled ones lie in class folders."""
-    from vildcli.devices import choose_device
-    from vildcli.selection.classification import choose_images
-    from vildcli.selection.writing import write_selection
-    from vildcli.teacher.encoder import image_encoder_of
-    from vildcli.text.open_clip_models import load_open_clip
-
-    if options.diverse or options.per != "image":
-        raise click.UsageError("--diverse and --per ask boxes of a run; choose --strategy hybrid.")
-    if choices["reviewed"]:
-        raise click.UsageError("--reviewed is of a run; labelled images lie in --classification.")
-    task = _task(folder, options, choices)
-    device = choose_device(choices["device"])
-    encoder = image_encoder_of(
-        load_open_clip(choices["teacher"], offline=choices["offline"]), device
-    )
-    found = choose_images(
-        task,
-        encoder,
-        options,
-        outputs.work,
-        inverse=choices["inverse"] or "exact",
-        chains=choices["chains"],
-        depth=choices["depth"],
-        progress=console.progress,
-    )
-    said = {"folder": str(folder), "teacher": choices["teacher"]}
-    write_selection(found.selection, outputs, lambda image: folder / image.path, said)
-    show_selection(found.selection, outputs, found.skipped)
-    if found.accuracy is not None:
-        console.say(f"Accuracy on the reference set before the choice: {found.accuracy:.3f}")
-    if as_json:
-        total = len(found.selection.chosen) + len(found.selection.others)
-        shown = selection_summary(folder, found.selection, outputs, total, found.skipped)
-        click.echo(json.dumps({**shown, "accuracy": found.accuracy}))
-    return 3 if found.selection.left_out else 0
-
-
-def _task(folder: Path, options: SelectionOptions, choices: dict[str, Any]) -> Task:
-    from vildcli.selection.classification import Task
-    from vildcli.selection.image_folders import find_classes, find_pool
-
-    reference, evaluation = choices["reference"], choices["evaluation"]
-    for name, path in (("reference", reference), ("evaluation", evaluation)):
-        if path is not None and not path.is_dir():
-            raise click.UsageError(f"With --classification, --{name} is a folder of class folders.")
-    if options.strategy == "isal" and reference is None:
-        raise click.UsageError("isal needs --reference DIR.")
-    is_checked = evaluation is not None and not choices["as_published"]
-    return Task(
-        find_pool(folder),
-        find_classes(choices["classification"]),
-        None if reference is None else find_classes(reference),
-        find_pool(evaluation) if is_checked else None,
-    )

@@ -17,11 +17,15 @@ SHOWN = 10  # rows
 def show_selection(found: Selection, outputs: Outputs, reviewed: int) -> None:
     """Show the first of a choice, what it costs, and where it is written."""
     rows = [
-        (one.candidate.image.path, one.value, len(one.candidate.scores), one.per_box, one.minutes)
+        (
+            *(one.candidate.image.path, one.value, len(one.candidate.scores)),
+            *(one.per_box, one.minutes, one.per_minute),
+        )
         for one in found.chosen[:SHOWN]
     ]
-    columns = ("image", "value", "boxes", "per box", "minutes")
-    console.show_table(f"First by {found.options.strategy}", columns, rows)
+    columns = ("image", "value", "boxes", "per box", "minutes", "per minute")
+    per = "" if found.options.per == "image" else f" per {found.options.per}"
+    console.show_table(f"First by {found.options.strategy}{per}", columns, rows)
     total = len(found.chosen) + len(found.others)
     console.say(
         f"{len(found.chosen)} of {total} images chosen, about {found.minutes:.0f} minutes of "

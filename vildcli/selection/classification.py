@@ -7,6 +7,7 @@ pool ─embed─▶ I(z) = -⟨s, G_z⟩
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,7 @@ from vildcli.selection.strategies import SHORTLIST, Floats, k_center
 from vildcli.teacher.crops import ImageEncoder
 
 HeadInverse = Literal["exact", "ekfac", "lissa", "none"]
+Rows = tuple[Tensor, Tensor]  # features [N, D + 1] and classes [N]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +40,43 @@ class Task:
 
     Attributes:
         reference: of `isal`; None for the other strategies.
-        evaluation: what must share no image with the reference.
+        evaluation: what must share no image with the reference, but as published.
     """
 
     pool: Folder
     labelled: Folder
     reference: Folder | None
     evaluation: Folder | None = None
+    as_published: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Inversion:
+    """How s is found; chains and depth are LiSSA's."""
+
+    kind: HeadInverse = "exact"
+    chains: int = 4
+    depth: int = 1000
+
+
+EXACT = Inversion()
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedTask:
+    """A task in embeddings.
+
+    Attributes:
+        names: of the classes, in the order of the head's rows.
+        kept: rows of the pool that are not labelled already.
+        labelled: what the head is trained on.
+    """
+
+    names: tuple[str, ...]
+    pool: Embedded
+    kept: tuple[int, ...]
+    labelled: Rows
+    reference: Rows | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +86,13 @@ class ChosenImages:
     Attributes:
         accuracy: of the head on the reference set, 0-1; None without one.
         skipped: images of the pool that are labelled already.
+        resets: how often LiSSA began anew because its product was not finite.
     """
 
     selection: Selection
     accuracy: float | None
     skipped: int
+    resets: int
 
 
 def choose_images(
@@ -67,9 +101,7 @@ def choose_images(
     options: SelectionOptions,
     work: Path,
     *,
-    inverse: HeadInverse = "exact",
-    chains: int = 4,
-    depth: int = 1000,
+    inversion: Inversion = EXACT,
     progress: Progress,
 ) -> ChosenImages:
     """Choose images of a pool to label.
@@ -78,57 +110,96 @@ def choose_images(
         DataError: the reference set has other classes, or images of the pool or the evaluation set.
         NothingToDoError: no image is left.
     """
+    known = embed_task(task, encoder, work, progress=progress)
+    head = fit_head(*known.labelled, len(known.names))
+    order, resets = rank(task.pool, known, known.kept, head, options, inversion)
+    count = options.budget.of(len(order))
+    failed = known.pool.failed.items()
+    left_out = tuple(_failed(task.pool, place, reason) for place, reason in failed)
+    selection = Selection(options, tuple(order[:count]), tuple(order[count:]), left_out)
+    accuracy = None if known.reference is None else accuracy_of(head, known.reference)
+    return ChosenImages(selection, accuracy, len(known.pool.rows) - len(known.kept), resets)
+
+
+def embed_task(
+    task: Task, encoder: ImageEncoder, work: Path, *, progress: Progress
+) -> EmbeddedTask:
+    """Embed all of a task, or go on doing so; what is wrong is said before.
+
+    Raises:
+        DataError, NothingToDoError: as `choose_images` says.
+    """
     if task.reference is not None:
         refuse_other_classes(task.labelled, task.reference)
+        _refuse_shared(task, task.reference)
+    names = sorted({*task.labelled.classes})
 
     def embed(folder: Folder) -> Embedded:
         return embed_folder(folder, encoder, work, progress=progress)
 
     labelled, pool = embed(task.labelled), embed(task.pool)
     known = {*labelled.hashes}
-    kept = [i for i, digest in enumerate(pool.hashes) if digest not in known]
+    kept = tuple(i for i, digest in enumerate(pool.hashes) if digest not in known)
     if not kept:
         raise NothingToDoError(
             f"{task.pool.root} has no image left to choose.", hint="Add some that are not labelled."
         )
-    skipped = len(pool.hashes) - len(kept)
-    names = sorted({*task.labelled.classes})
-    classes = _labels(task.labelled, labelled, names)
-    head = fit_head(as_features(labelled.embeddings), classes, len(names))
-    features = as_features(pool.embeddings[kept])
-    accuracy, influences = None, None
+    reference = None
     if task.reference is not None:
-        reference = embed(task.reference)
-        _refuse_shared(task, task.reference, reference, {pool.hashes[i] for i in kept})
-        rows = as_features(reference.embeddings), _labels(task.reference, reference, names)
-        accuracy = float((head.probabilities(rows[0]).argmax(1) == rows[1]).double().mean())
-        if options.strategy == "isal":
-            direction = _direction(head, head.gradient(*rows), inverse, chains, depth)
-            influences = -head.influences(features, direction).numpy()
-    candidates = _candidates(task.pool, pool, kept, head.probabilities(features))
-    values = _values(options, head.probabilities(features).numpy(), influences)
-    found = valued(candidates, values, options.effort)
-    order = _spread(found, pool.embeddings[kept].numpy(), labelled.embeddings.numpy(), options)
-    count = options.budget.of(len(order))
-    left_out = tuple(_failed(task.pool, place, reason) for place, reason in pool.failed.items())
-    selection = Selection(options, tuple(order[:count]), tuple(order[count:]), left_out)
-    return ChosenImages(selection, accuracy, skipped)
+        reference = as_rows(task.reference, embed(task.reference), names)
+    own = as_rows(task.labelled, labelled, names)
+    return EmbeddedTask(tuple(names), pool, kept, own, reference)
 
 
-def _labels(folder: Folder, found: Embedded, names: list[str]) -> Tensor:
-    return torch.tensor([names.index(folder.classes[row]) for row in found.rows])
+def as_rows(folder: Folder, found: Embedded, names: Sequence[str]) -> Rows:
+    """Features and classes of a folder whose classes are known."""
+    classes = torch.tensor([names.index(folder.classes[row]) for row in found.rows])
+    return as_features(found.embeddings), classes
 
 
-def _direction(
-    head: LinearHead, gradient: Tensor, inverse: HeadInverse, chains: int, depth: int
-) -> Tensor:
-    if inverse == "exact":
-        return head.exact_direction(gradient)
-    if inverse == "ekfac":
-        return head.kronecker_direction(gradient)
-    if inverse == "lissa":
-        return head.lissa_direction(gradient, chains=chains, depth=depth)[0]
-    return gradient
+def rank(
+    pool: Folder,
+    known: EmbeddedTask,
+    left: Sequence[int],
+    head: LinearHead,
+    options: SelectionOptions,
+    inversion: Inversion,
+) -> tuple[list[Valued], int]:
+    """Order images of the pool, the most valuable first; with LiSSA's resets.
+
+    Args:
+        left: rows of the pool to order.
+        head: trained on all that is labelled by now.
+    """
+    embeddings = known.pool.embeddings[list(left)]
+    features = as_features(embeddings)
+    influences, resets = None, 0
+    if options.strategy == "isal":
+        assert known.reference is not None, "isal has a reference set"
+        direction, resets = _direction(head, head.gradient(*known.reference), inversion)
+        influences = -head.influences(features, direction).numpy()
+    p = head.probabilities(features)
+    values = _values(options, p.numpy(), influences)
+    found = valued(_candidates(pool, known.pool, left, p), values, options.effort)
+    covered = head.features[:, :-1].float().numpy()
+    return _spread(found, embeddings.numpy(), covered, options), resets
+
+
+def accuracy_of(head: LinearHead, rows: Rows) -> float:
+    """The share of images, 0-1, whose likeliest class is theirs."""
+    return float((head.probabilities(rows[0]).argmax(1) == rows[1]).double().mean())
+
+
+def _direction(head: LinearHead, gradient: Tensor, inversion: Inversion) -> tuple[Tensor, int]:
+    """s, and how often LiSSA began anew."""
+    if inversion.kind == "exact":
+        return head.exact_direction(gradient), 0
+    if inversion.kind == "ekfac":
+        return head.kronecker_direction(gradient), 0
+    if inversion.kind == "lissa":
+        found = head.lissa_direction(gradient, chains=inversion.chains, depth=inversion.depth)
+        return found[0], found[2]
+    return gradient, 0
 
 
 def _values(options: SelectionOptions, p: Floats, influences: Floats | None) -> Floats:
@@ -171,17 +242,25 @@ def _spread(
     return [*(shortlist[row] for row in spread.rows), *others, *rest]
 
 
-def _refuse_shared(task: Task, folder: Folder, reference: Embedded, pool: set[str]) -> None:
-    count, root = len(reference.hashes), folder.root
-    if inside := sum(digest in pool for digest in reference.hashes):
+def _refuse_shared(task: Task, reference: Folder) -> None:
+    """Before anything is embedded: only files of a size that the reference has are read."""
+    sizes = {file.stat().st_size for file in reference.files}
+
+    def hashes(folder: Folder) -> set[str]:
+        return {file_sha256(file) for file in folder.files if file.stat().st_size in sizes}
+
+    own = [file_sha256(file) for file in reference.files]
+    count, root = len(own), reference.root
+    pool = hashes(task.pool) - hashes(task.labelled)
+    if inside := sum(digest in pool for digest in own):
         raise DataError(
             f"{inside} of the {count} images of {root} are in the pool {task.pool.root}.",
             hint="They are labelled: take them out of the pool.",
         )
-    if task.evaluation is None:
+    if task.evaluation is None or task.as_published:
         return
-    evaluated = {file_sha256(file) for file in task.evaluation.files}
-    if shared := sum(digest in evaluated for digest in reference.hashes):
+    evaluated = hashes(task.evaluation)
+    if shared := sum(digest in evaluated for digest in own):
         raise DataError(
             f"{shared} of the {count} images of {root} are in the evaluation set "
             f"{task.evaluation.root}: {WHY}.",
@@ -189,7 +268,7 @@ def _refuse_shared(task: Task, folder: Folder, reference: Embedded, pool: set[st
         )
 
 
-def _candidates(pool: Folder, found: Embedded, kept: list[int], p: Tensor) -> list[Candidate]:
+def _candidates(pool: Folder, found: Embedded, kept: Sequence[int], p: Tensor) -> list[Candidate]:
     likeliest = p.argmax(1)
     best = p.gather(1, likeliest[:, None]).float()
     return [

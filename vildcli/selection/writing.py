@@ -4,6 +4,7 @@ next.txt             absolute paths, best first: `vildcli detect next.txt` reads
 next.json            every candidate with its value, boxes and minutes
 next.left-out.txt    images that the strategy says nothing about, where there are any
 next.isal/           what isal has measured, so that it can go on
+next.png             of a rehearsal for a classifier: accuracy by labelled images
 RUN/selection.json   {"strategy": …, "image_ids": […]}: the saved view, the report's column
 """
 
@@ -36,6 +37,10 @@ class Outputs:
     @property
     def scores(self) -> Path:
         return self.paths.with_suffix(".json")
+
+    @property
+    def curve(self) -> Path:
+        return self.paths.with_suffix(".png")
 
     @property
     def left_out(self) -> Path:
