@@ -1,22 +1,23 @@
 """One training step of vild-ensemble beside torchvision's Mask R-CNN, in one run.
 
-    python benchmarks/training_step.py                                # a GPU, the published size
-    python benchmarks/training_step.py --device cpu --size 128 --batch 2 --steps 2 --width 16
+    python -m benchmarks.training_step                                # a GPU, the published size
+    python -m benchmarks.training_step --device cpu --size 256 --batch 1 --steps 5 --warm-up 1
 
 Both see the same images and objects, R50-FPN, SGD, the same precision, as many classes; ours has a
 second head and 300 distilled regions an image on top. Steps alternate, so that whatever else the
-machine does falls on both. What is reported is the median of the steps after the warm-up.
+machine does falls on both. What is reported is the median of the steps after the warm-up, by the
+clock and (on a CPU) of all threads.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
 
+from benchmarks.recording import Row, command_line, hardware, record
 from vildcli.data.training_set import Example
 from vildcli.detector.architecture import ARCHITECTURES
 from vildcli.detector.detector import Detector, TrainingContext
@@ -35,7 +37,7 @@ from vildcli.types import Distillation, Target
 
 Precision = Literal["float32", "bfloat16"]
 OBJECTS, DISTILLED, EMBEDDING = 12, 300, 512
-WARM_UP = 3
+OURS, THEIRS = "vild-ensemble", "torchvision v2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,36 +50,53 @@ class Size:
     width: int
 
 
-def main() -> None:
-    given = _arguments()
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one took: seconds by the clock and of all threads, and GPU memory at its peak, GiB."""
+
+    seconds: float
+    cpu_seconds: float
+    peak: float
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = _arguments(arguments)
     device = torch.device(given.device)
     size = Size(given.size, given.batch, given.classes, given.width)
     examples = [_example(size, seed) for seed in range(size.batch)]
-    steps = {
-        "vild-ensemble": _ours(size, examples, device, given.precision),
-        "maskrcnn_resnet50_fpn_v2": _torchvisions(size, examples, device, given.precision),
+    works = {
+        OURS: _ours(size, examples, device, given.precision),
+        THEIRS: _torchvisions(size, examples, device, given.precision),
     }
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    peaks = dict.fromkeys(steps, 0.0)
-    for i in range(WARM_UP + given.steps):
-        for name, step in steps.items():
-            seconds, peak = _timed(step, device)
-            peaks[name] = max(peaks[name], peak)
-            if i >= WARM_UP:
-                times[name].append(seconds)
-    _show(times, peaks, given, device)
+    steps: dict[str, list[Step]] = {name: [] for name in works}
+    for i in range(given.warm_up + given.steps):
+        for name, work in works.items():
+            step = _timed(work, device)
+            if i >= given.warm_up:
+                steps[name].append(step)
+    rows = [_row(name, steps, given) for name in works]
+    print(f"{date.today()}, {hardware(given.device)}, torch {torch.__version__}")
+    print(command_line("benchmarks.training_step"))
+    for row in rows:
+        values = ", ".join(f"{value} {key}" for key, value in row.measured.items())
+        print(f"{row.row:16}{values}")
+    if given.out:
+        record(rows, given.out)
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--size", type=int, default=1024, help="pixels a side")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--classes", type=int, default=1203)
     parser.add_argument("--width", type=int, default=256, help="channels of our pyramid")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--warm-up", type=int, default=3, help="steps that are not counted")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
-    return parser.parse_args()
+    parser.add_argument("--out", type=Path, help="record in this JSON file")
+    parser.add_argument("--note", default="", help="recorded: what a reader must know")
+    return parser.parse_args(arguments)
 
 
 def _example(size: Size, seed: int) -> Example:
@@ -151,38 +170,50 @@ def _torchvisions(
     return step
 
 
-def _timed(step: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Seconds of a step, and the GPU memory at its peak in GiB (0 on CPU)."""
+def _timed(step: Callable[[], object], device: torch.device) -> Step:
     is_cuda = device.type == "cuda"
     if is_cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-    begin = time.perf_counter()
+    begin, busy = time.perf_counter(), time.process_time()
     step()
     if is_cuda:
         torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated() / 2**30 if is_cuda else 0.0
-    return time.perf_counter() - begin, peak
+    return Step(time.perf_counter() - begin, time.process_time() - busy, peak)
 
 
-def _show(
-    times: dict[str, list[float]],
-    peaks: dict[str, float],
-    given: argparse.Namespace,
-    device: torch.device,
-) -> None:
-    hardware = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
-    print(f"{date.today()}, {hardware or platform.machine()}, torch {torch.__version__}")
-    print(
-        f"{given.size}x{given.size}, batch {given.batch}, {given.precision}, "
-        f"{given.classes} classes, median of {given.steps} steps"
+def _row(name: str, steps: dict[str, list[Step]], given: argparse.Namespace) -> Row:
+    def median(who: str, kind: str) -> float:
+        return float(statistics.median(getattr(step, kind) for step in steps[who]))
+
+    measured = {
+        "step s": round(median(name, "seconds"), 3),
+        "images/s": round(given.batch / median(name, "seconds"), 3),
+        "ratio": round(median(name, "seconds") / median(THEIRS, "seconds"), 3),
+    }
+    if given.device == "cpu":
+        measured["CPU s"] = round(median(name, "cpu_seconds"), 3)
+        measured["CPU ratio"] = round(
+            median(name, "cpu_seconds") / median(THEIRS, "cpu_seconds"), 3
+        )
+    else:
+        measured["peak GiB"] = round(max(step.peak for step in steps[name]), 2)
+    return Row(
+        item="training_step",
+        row=name,
+        parameters={
+            "pixels": given.size,
+            "batch": given.batch,
+            "classes": given.classes,
+            "precision": given.precision,
+            "steps": given.steps,
+        },
+        measured=measured,
+        hardware=hardware(given.device),
+        command=command_line("benchmarks.training_step"),
+        note=given.note,
     )
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    for name, seconds in medians.items():
-        rate = given.batch / seconds
-        print(f"{name:26} {seconds:8.3f} s  {rate:8.1f} images/s  {peaks[name]:6.1f} GiB")
-    ours, theirs = medians.values()
-    print(f"ratio {ours / theirs:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,31 +1,25 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import json
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training_step.py"
-SMALL = "--device cpu --size 128 --batch 1 --steps 1 --width 8 --classes 3 --precision float32"
+from benchmarks import training_step
+
+SMALL = "--device cpu --size 128 --batch 1 --steps 1 --warm-up 0 --width 8 --classes 3"
 
 
 @pytest.mark.slow
-def test_both_sides_train_and_are_named() -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *SMALL.split()],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert lines[1].startswith("128x128, batch 1, float32, 3 classes")
-    assert [line.split()[0] for line in lines[2:]] == [
-        "vild-ensemble",
-        "maskrcnn_resnet50_fpn_v2",
-        "ratio",
-    ]
-    assert float(lines[-1].split()[1]) > 0
+@pytest.mark.filterwarnings("ignore")
+def test_both_sides_train_and_are_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "performance.json"
+    training_step.main([*SMALL.split(), "--precision", "float32", "--out", str(out)])
+    assert "python -m benchmarks.training_step" in capsys.readouterr().out
+    ours, theirs = json.loads(out.read_text())
+    assert (ours["row"], theirs["row"]) == ("vild-ensemble", "torchvision v2")
+    assert theirs["measured"]["ratio"] == theirs["measured"]["CPU ratio"] == 1
+    assert min(ours["measured"].values()) > 0
+    assert (ours["parameters"]["pixels"], ours["parameters"]["precision"]) == (128, "float32")
