@@ -142,3 +142,18 @@ def test_refuse_evaluation__the_same_file_or_the_same_images(tmp_path: Path) -> 
         f"2 of the 2 images of {found.path} are in the evaluation set {shared}, the first is "
         f"0.png: {why}."
     )
+
+
+def test_refuse_evaluation__needs_its_images(tmp_path: Path) -> None:
+    found = read(write(tmp_path / "held"))
+    other = write(tmp_path / "val", seed=1, info={})
+    hint = "Put them beside the file: whether the two sets share images is told by their files."
+    for name, said in (
+        ("1.png", f"1 of the 2 images of {other} are not in {tmp_path}/val; the first is 1.png."),
+        ("0.png", f"The images of {other} are not beside it: there is no 0.png."),
+    ):
+        (tmp_path / "val" / name).unlink()
+        with pytest.raises(DataError) as caught:
+            refuse_evaluation(found, other, {})
+        assert (str(caught.value), caught.value.hint) == (said, hint)
+    refuse_evaluation(found, write(tmp_path / "none", images=[], annotations=[]), {})

@@ -21,6 +21,8 @@ from vildcli.vocabulary.category import Category
 VALIDATED_ON = "validated_on"  # in a model's provenance: the hash of what it was validated on
 WHY = "choosing by it makes what is measured on it afterwards too good"
 HINT = "Hold out another part, or give --as-published: the published experiments do so."
+_WHERE = "Give --reference-images DIR."
+_BESIDE = "Put them beside the file: whether the two sets share images is told by their files."
 _SHOWN = 5
 
 
@@ -130,8 +132,7 @@ def refuse_evaluation(
         return
     if file_sha256(evaluation) == reference.sha256:
         raise DataError(f"{reference.path} is the evaluation set: {WHY}.", hint=HINT)
-    theirs = load_annotations(evaluation)
-    hashes = _hashes(theirs)
+    hashes = _hashes(load_annotations(evaluation))
     shared = [image for image in reference.images if file_sha256(image.file) in hashes]
     if shared:
         raise DataError(
@@ -141,7 +142,7 @@ def refuse_evaluation(
         )
 
 
-def find_folder(annotations: AnnotationSet) -> Path:
+def find_folder(annotations: AnnotationSet, hint: str = _WHERE) -> Path:
     """The folder of an annotation file's images: beside it, by its name, or called images.
 
     Raises:
@@ -153,15 +154,16 @@ def find_folder(annotations: AnnotationSet) -> Path:
         if (folder / first).is_file():
             return folder
     raise DataError(
-        f"The images of {annotations.path} are not beside it: there is no {first}.",
-        hint="Give --reference-images DIR.",
+        f"The images of {annotations.path} are not beside it: there is no {first}.", hint=hint
     )
 
 
 def _hashes(annotations: AnnotationSet) -> frozenset[str]:
-    root = find_folder(annotations)
-    files = [root / image.file_name for image in annotations.images]
-    return frozenset(file_sha256(file) for file in files if file.is_file())
+    if not annotations.images:
+        return frozenset()
+    root = find_folder(annotations, _BESIDE)
+    _refuse_missing(annotations, root, _BESIDE)
+    return frozenset(file_sha256(root / image.file_name) for image in annotations.images)
 
 
 def _columns(annotations: AnnotationSet, categories: Sequence[Category]) -> dict[int, int]:
@@ -200,11 +202,11 @@ def _other_categories(
     )
 
 
-def _refuse_missing(annotations: AnnotationSet, root: Path) -> None:
+def _refuse_missing(annotations: AnnotationSet, root: Path, hint: str = _WHERE) -> None:
     missing = [i for i in annotations.images if not (root / i.file_name).is_file()]
     if missing:
         raise DataError(
             f"{len(missing)} of the {len(annotations.images)} images of {annotations.path} are not "
             f"in {root}; the first is {missing[0].file_name}.",
-            hint="Give --reference-images DIR.",
+            hint=hint,
         )
