@@ -63,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _arguments(arguments)
     device = torch.device(given.device)
     size = Size(given.size, given.batch, given.classes, given.width)
-    examples = [_example(size, seed) for seed in range(size.batch)]
+    examples = [make_example(size, seed) for seed in range(size.batch)]
     works = {
-        OURS: _ours(size, examples, device, given.precision),
+        OURS: make_our_step(size, examples, device, given.precision),
         THEIRS: _torchvisions(size, examples, device, given.precision),
     }
     steps: dict[str, list[Step]] = {name: [] for name in works}
@@ -99,7 +99,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _example(size: Size, seed: int) -> Example:
+def make_example(size: Size, seed: int) -> Example:
     """Noise with rectangles for objects, and a teacher's regions."""
     generator = torch.Generator().manual_seed(seed)
     side = size.pixels
@@ -123,7 +123,7 @@ def _boxes(count: int, side: int, generator: torch.Generator) -> Tensor:
     return torch.cat([corner, corner + extent], 1)
 
 
-def _ours(
+def make_our_step(
     size: Size, examples: list[Example], device: torch.device, precision: Precision
 ) -> Callable[[], object]:
     architecture = replace(ARCHITECTURES["resnet50"], image_size=size.pixels, channels=size.width)
