@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,7 +14,13 @@ from torch import Tensor
 from vildcli import cli
 from vildcli.console import progress
 from vildcli.errors import DataError, NothingToDoError
-from vildcli.selection.classification import ChosenImages, Inversion, Task, choose_images
+from vildcli.selection.classification import (
+    ChosenImages,
+    Inversion,
+    Task,
+    choose_images,
+    embed_task,
+)
 from vildcli.selection.image_folders import embed_folder, find_classes, find_pool
 from vildcli.selection.last_layers import HeadPass
 from vildcli.selection.select import Budget, SelectionOptions
@@ -28,7 +35,8 @@ def choose(tmp_path: Path) -> Callable[..., ChosenImages]:
         options = SelectionOptions(strategy, Budget(images=budget))  # type: ignore[arg-type]
         evaluated = None if evaluation is None else find_pool(evaluation)
         task = Task(find_pool(pool), find_classes(labelled), find_classes(held), evaluated)
-        return choose_images(task, stub(), options, tmp_path / "work", progress=progress)
+        known = embed_task(task, stub(), tmp_path / "work", progress=progress)
+        return choose_images(task, known, options)
 
     return run
 
@@ -109,23 +117,18 @@ def test_choose_images__reports_lissas_guard(
         return {k: v * float("nan") for k, v in found.items()} if len(calls) % 10 == 0 else found
 
     monkeypatch.setattr(HeadPass, "hessian_product", broken)
-    found = choose_images(
-        Task(find_pool(pool), find_classes(labelled), find_classes(held)),
-        stub(),
-        SelectionOptions("isal", Budget(images=2)),
-        tmp_path / "work",
-        inversion=Inversion("lissa", chains=2, depth=20),
-        progress=progress,
-    )
+    task = Task(find_pool(pool), find_classes(labelled), find_classes(held))
+    known = embed_task(task, stub(), tmp_path / "work", progress=progress)
+    options = SelectionOptions("isal", Budget(images=2))
+    found = choose_images(task, known, options, Inversion("lissa", chains=2, depth=20))
     assert found.resets == 4  # of 40 steps
 
 
 def test_choose_images__nothing_left(tmp_path: Path) -> None:
     labelled = draw(tmp_path / "labelled", 2, 2)
     task = Task(find_pool(labelled), find_classes(labelled), None)
-    options = SelectionOptions("random", Budget(images=1))
     with pytest.raises(NothingToDoError) as caught:
-        choose_images(task, stub(), options, tmp_path / "work", progress=progress)
+        embed_task(task, stub(), tmp_path / "work", progress=progress)
     assert str(caught.value) == f"{labelled} has no image left to choose."
 
 
@@ -180,6 +183,8 @@ def test_select__classification_is_one_command(
     found = json.loads(said)
     assert (found["chosen"], found["candidates"], found["left_out"]) == (2, 6, 0)
     assert "Accuracy on the reference set before the choice: " in shown
+    assert re.search(r"\nimage +value +likeliest +probability\n", shown)
+    assert "2 of 6 images chosen, about 0 minutes of work; 0 are labelled already." in shown
     assert all(Path(line).is_file() for line in out.read_text().splitlines())
     assert json.loads(out.with_suffix(".json").read_text())["folder"] == pool
     assert (found["resets"], found["curve"]) == (0, None)

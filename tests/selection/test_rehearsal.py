@@ -10,7 +10,7 @@ from tiny_student import save_clip
 from vildcli import cli
 from vildcli.console import progress
 from vildcli.errors import DataError
-from vildcli.selection.classification import Task
+from vildcli.selection.classification import Task, embed_task
 from vildcli.selection.image_folders import find_classes
 from vildcli.selection.rehearsal import CurvePoint, draw_curve, rehearse
 from vildcli.selection.select import Budget, SelectionOptions
@@ -25,7 +25,8 @@ def curve_of(folder: Path, strategy: Strategy, budget: int = 3) -> tuple[CurvePo
         find_classes(folder / "test"),
     )
     options = SelectionOptions(strategy, Budget(images=budget))
-    return rehearse(task, stub(), options, folder / "work", progress=progress)
+    known = embed_task(task, stub(), folder / "work", progress=progress)
+    return rehearse(task, known, options)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vildcli import console
-from vildcli.commands.selection_result import selection_summary, show_selection
+from vildcli.commands.selection_result import SHOWN, selection_summary, show_outcome
 
 if TYPE_CHECKING:
     from vildcli.selection.classification import ChosenImages, HeadInverse, Task
@@ -29,7 +29,7 @@ def choose_from_folder(
 ) -> int:
     """The classification case: FOLDER is a pool of images, labelled ones lie in class folders."""
     from vildcli.devices import choose_device
-    from vildcli.selection.classification import Inversion, choose_images
+    from vildcli.selection.classification import Inversion, choose_images, embed_task
     from vildcli.selection.rehearsal import draw_curve, rehearse
     from vildcli.selection.writing import write_selection
     from vildcli.teacher.encoder import image_encoder_of
@@ -40,16 +40,16 @@ def choose_from_folder(
     inversion = Inversion(kind, choices["chains"], choices["depth"])
     clip = load_open_clip(choices["teacher"], offline=choices["offline"])
     encoder = image_encoder_of(clip, choose_device(choices["device"]))
-    given = (task, encoder, options, outputs.work)
-    found = choose_images(*given, inversion=inversion, progress=console.progress)
+    known = embed_task(task, encoder, outputs.work, progress=console.progress)
+    found = choose_images(task, known, options, inversion)
     said: dict[str, Any] = {"folder": str(folder), "teacher": choices["teacher"]}
     points: Sequence[CurvePoint] = ()
     if choices["curve"]:
-        points = rehearse(*given, inversion=inversion, progress=console.progress)
+        points = rehearse(task, known, options, inversion)
         draw_curve(points, outputs.curve)
         said["curve"] = [asdict(point) for point in points]
     write_selection(found.selection, outputs, lambda image: folder / image.path, said)
-    _show(found, outputs)
+    _show(found, known.names, outputs)
     if points:
         _show_curve(points, choices["evaluation"], outputs)
     if as_json:
@@ -60,8 +60,20 @@ def choose_from_folder(
     return 3 if found.selection.left_out else 0
 
 
-def _show(found: ChosenImages, outputs: Outputs) -> None:
-    show_selection(found.selection, outputs, found.skipped)
+def _show(found: ChosenImages, names: Sequence[str], outputs: Outputs) -> None:
+    selection = found.selection
+    rows = [
+        (
+            one.candidate.image.path,
+            one.value,
+            names[one.candidate.category_ids[0]],
+            float(one.candidate.scores[0]),
+        )
+        for one in selection.chosen[:SHOWN]
+    ]
+    columns = ("image", "value", "likeliest", "probability")
+    console.show_table(f"First by {selection.options.strategy}", columns, rows)
+    show_outcome(selection, outputs, f"{found.skipped} are labelled already")
     if found.resets:
         console.warn(f"LiSSA began anew {found.resets} times: its product was not finite.")
     if found.accuracy is not None:

@@ -214,7 +214,7 @@ def command(
     selection = select(view, pool, options, found.values if found else None)
     write_run_selection(view, selection, outputs, images=images, settings=_settings(choices))
     show_selection(selection, outputs, len(pool.reviewed))
-    console.say(f"Next: {console.program()} review {run}")
+    console.say(f"Next: {console.program()} review {run}, where they are the view 'selected'")
     if as_json:
         said = selection_summary(run, selection, outputs, len(pool.candidates), len(pool.reviewed))
         click.echo(json.dumps({**said, **_of_isal(found)}))

@@ -26,10 +26,15 @@ def show_selection(found: Selection, outputs: Outputs, reviewed: int) -> None:
     columns = ("image", "value", "boxes", "per box", "minutes", "per minute")
     per = "" if found.options.per == "image" else f" per {found.options.per}"
     console.show_table(f"First by {found.options.strategy}{per}", columns, rows)
+    show_outcome(found, outputs, f"{reviewed} are reviewed already")
+
+
+def show_outcome(found: Selection, outputs: Outputs, already: str) -> None:
+    """Show what a choice costs and where it is written."""
     total = len(found.chosen) + len(found.others)
     console.say(
         f"{len(found.chosen)} of {total} images chosen, about {found.minutes:.0f} minutes of "
-        f"work; {reviewed} are reviewed already."
+        f"work; {already}."
     )
     if found.left_out:
         console.warn(

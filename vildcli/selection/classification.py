@@ -70,6 +70,7 @@ class EmbeddedTask:
         names: of the classes, in the order of the head's rows.
         kept: rows of the pool that are not labelled already.
         labelled: what the head is trained on.
+        evaluation: where its classes are known.
     """
 
     names: tuple[str, ...]
@@ -77,6 +78,7 @@ class EmbeddedTask:
     kept: tuple[int, ...]
     labelled: Rows
     reference: Rows | None
+    evaluation: Rows | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +97,46 @@ class ChosenImages:
     resets: int
 
 
-def choose_images(
-    task: Task,
-    encoder: ImageEncoder,
-    options: SelectionOptions,
-    work: Path,
-    *,
-    inversion: Inversion = EXACT,
-    progress: Progress,
-) -> ChosenImages:
-    """Choose images of a pool to label.
+def embed_task(
+    task: Task, encoder: ImageEncoder, work: Path, *, progress: Progress
+) -> EmbeddedTask:
+    """Embed all of a task, or go on doing so; what is wrong with it is said before.
 
     Raises:
-        DataError: the reference set has other classes, or images of the pool or the evaluation set.
-        NothingToDoError: no image is left.
+        DataError: a folder has other classes, or the reference set has images of the pool or of the
+            evaluation set.
+        NothingToDoError: no image is left to choose.
     """
-    known = embed_task(task, encoder, work, progress=progress)
+    for folder in (task.reference, task.pool, task.evaluation):
+        if folder is not None:
+            refuse_other_classes(task.labelled, folder)
+    if task.reference is not None:
+        _refuse_shared(task, task.reference)
+    names = tuple(sorted({*task.labelled.classes}))
+
+    def embed(folder: Folder) -> Embedded:
+        return embed_folder(folder, encoder, work, progress=progress)
+
+    def known(folder: Folder | None) -> Rows | None:
+        if folder is None or not folder.classes:
+            return None
+        return as_rows(folder, embed(folder), names)
+
+    labelled, pool = embed(task.labelled), embed(task.pool)
+    hashes = {*labelled.hashes}
+    kept = tuple(i for i, digest in enumerate(pool.hashes) if digest not in hashes)
+    if not kept:
+        raise NothingToDoError(
+            f"{task.pool.root} has no image left to choose.", hint="Add some that are not labelled."
+        )
+    own = as_rows(task.labelled, labelled, names)
+    return EmbeddedTask(names, pool, kept, own, known(task.reference), known(task.evaluation))
+
+
+def choose_images(
+    task: Task, known: EmbeddedTask, options: SelectionOptions, inversion: Inversion = EXACT
+) -> ChosenImages:
+    """Choose images of a pool to label."""
     head = fit_head(*known.labelled, len(known.names))
     order, resets = rank(task.pool, known, known.kept, head, options, inversion)
     count = options.budget.of(len(order))
@@ -119,36 +145,6 @@ def choose_images(
     selection = Selection(options, tuple(order[:count]), tuple(order[count:]), left_out)
     accuracy = None if known.reference is None else accuracy_of(head, known.reference)
     return ChosenImages(selection, accuracy, len(known.pool.rows) - len(known.kept), resets)
-
-
-def embed_task(
-    task: Task, encoder: ImageEncoder, work: Path, *, progress: Progress
-) -> EmbeddedTask:
-    """Embed all of a task, or go on doing so; what is wrong is said before.
-
-    Raises:
-        DataError, NothingToDoError: as `choose_images` says.
-    """
-    if task.reference is not None:
-        refuse_other_classes(task.labelled, task.reference)
-        _refuse_shared(task, task.reference)
-    names = sorted({*task.labelled.classes})
-
-    def embed(folder: Folder) -> Embedded:
-        return embed_folder(folder, encoder, work, progress=progress)
-
-    labelled, pool = embed(task.labelled), embed(task.pool)
-    known = {*labelled.hashes}
-    kept = tuple(i for i, digest in enumerate(pool.hashes) if digest not in known)
-    if not kept:
-        raise NothingToDoError(
-            f"{task.pool.root} has no image left to choose.", hint="Add some that are not labelled."
-        )
-    reference = None
-    if task.reference is not None:
-        reference = as_rows(task.reference, embed(task.reference), names)
-    own = as_rows(task.labelled, labelled, names)
-    return EmbeddedTask(tuple(names), pool, kept, own, reference)
 
 
 def as_rows(folder: Folder, found: Embedded, names: Sequence[str]) -> Rows:

@@ -11,24 +11,19 @@ from pathlib import Path
 
 import torch
 
-from vildcli.console import Progress
 from vildcli.runs import write_atomically
 from vildcli.selection.classification import (
     EXACT,
     EmbeddedTask,
     Inversion,
-    Rows,
     Task,
     accuracy_of,
     as_rows,
-    embed_task,
     rank,
 )
-from vildcli.selection.image_folders import embed_folder, refuse_other_classes
 from vildcli.selection.linear_head import fit_head
 from vildcli.selection.select import SelectionOptions
 from vildcli.selection.strategies import Strategy
-from vildcli.teacher.crops import ImageEncoder
 
 ROUNDS = 10
 
@@ -47,43 +42,25 @@ class CurvePoint:
 
 
 def rehearse(
-    task: Task,
-    encoder: ImageEncoder,
-    options: SelectionOptions,
-    work: Path,
-    *,
-    inversion: Inversion = EXACT,
-    progress: Progress,
+    task: Task, known: EmbeddedTask, options: SelectionOptions, inversion: Inversion = EXACT
 ) -> tuple[CurvePoint, ...]:
     """The curve of a strategy, and that of choosing at random, up to ten budgets.
 
     Args:
         task: with the classes of its pool and of its evaluation set.
-
-    Raises:
-        DataError: either has classes that the labelled images lack.
     """
-    assert task.evaluation is not None, "accuracy is measured somewhere"
-    for folder in (task.pool, task.evaluation):
-        refuse_other_classes(task.labelled, folder)
-    known = embed_task(task, encoder, work, progress=progress)
-    tested = embed_folder(task.evaluation, encoder, work, progress=progress)
-    evaluation = as_rows(task.evaluation, tested, known.names)
     strategies: tuple[Strategy, ...] = (options.strategy, "random")
     return tuple(
         point
         for strategy in dict.fromkeys(strategies)
-        for point in _curve(task, known, evaluation, replace(options, strategy=strategy), inversion)
+        for point in _curve(task, known, replace(options, strategy=strategy), inversion)
     )
 
 
 def _curve(
-    task: Task,
-    known: EmbeddedTask,
-    evaluation: Rows,
-    options: SelectionOptions,
-    inversion: Inversion,
+    task: Task, known: EmbeddedTask, options: SelectionOptions, inversion: Inversion
 ) -> list[CurvePoint]:
+    assert known.evaluation is not None, "accuracy is measured somewhere"
     features, classes = as_rows(task.pool, known.pool, known.names)
     row_of = {place: row for row, place in enumerate(known.pool.rows)}
     count = options.budget.of(len(known.kept))
@@ -96,7 +73,7 @@ def _curve(
             torch.cat([known.labelled[1], classes[chosen]]),
             len(known.names),
         )
-        accuracy = accuracy_of(head, evaluation)
+        accuracy = accuracy_of(head, known.evaluation)
         points.append(CurvePoint(options.strategy, len(head.labels), accuracy))
         if not left or len(points) > ROUNDS:
             return points
