@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from official_evaluation import COCO_128, needs, official_coco, official_lvis
+from safetensors import safe_open
 from tiny_evaluation import lvis_truth, save_clip, save_student
 from tiny_training import rewrite
 from torchvision.ops import nms
 
+from vildcli import checkpoint
 from vildcli.data.images import read_image
 from vildcli.errors import DataError
 from vildcli.evaluation.evaluate import evaluate, evaluate_fixed
@@ -185,6 +187,20 @@ def test_a_supervised_model__counts_names_that_it_lacks_as_never_found(
     assert report.subject.notes == (
         "The model knows 2 of the 3 categories; the others are never found.",
     )
+
+
+def test_open_subject__reads_the_model_file_once(
+    student: Path, truth: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def counted(path: Path, **more: Any) -> Any:
+        read.append(path)
+        return safe_open(path, **more)
+
+    monkeypatch.setattr(checkpoint, "safe_open", counted)
+    open_subject(load_truth(truth, "lvis"), options(student))
+    assert read == [student]
 
 
 def supervised(folder: Path, base: Any, width: int) -> Path:

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vildcli.checkpoint import load_model
 from vildcli.data.lvis import AnnotatedImage, AnnotationSet
 from vildcli.data.matching import match_categories
 from vildcli.evaluation.evaluate import evaluate
@@ -28,9 +27,14 @@ from vildcli.evaluation.proposals import proposals_of_image
 from vildcli.evaluation.report import Seen, Subject
 from vildcli.evaluation.result import Result
 from vildcli.evaluation.truth import Truth, load_truth
-from vildcli.labelling.model import CROPPED_REGIONS, OpenedModel, open_labelling_model
+from vildcli.labelling.model import (
+    CROPPED_REGIONS,
+    LoadedModel,
+    OpenedModel,
+    load_labelling_model,
+)
 from vildcli.labelling.options import CLIP_ON_CROPS, LabellingOptions
-from vildcli.labelling.words import closed_set_of
+from vildcli.labelling.words import ClosedSet
 from vildcli.teacher.clip_on_crops import CropDetector
 from vildcli.text.context import ScoringBank
 from vildcli.types import Regions
@@ -69,9 +73,13 @@ def open_for_evaluation(
     chosen = replace(
         options or LabellingOptions(), model=model, teacher=teacher, regions=regions, context="none"
     )
+    return _named_by(annotations, load_labelling_model(chosen))
+
+
+def _named_by(annotations: AnnotationSet, loaded: LoadedModel) -> OpenedModel:
     # Annotation files may count from 0 and vocabularies may not.
     numbered = tuple(replace(c, id=i) for i, c in enumerate(annotations.categories, start=1))
-    opened = open_labelling_model(Vocabulary("evaluation", numbered), chosen)
+    opened = loaded.open(Vocabulary("evaluation", numbered))
     ids = torch.tensor([category.id for category in annotations.categories])
     bank = opened.labeller.bank
     bank = replace(bank, category_ids=ids[bank.category_ids - 1])
@@ -94,12 +102,8 @@ def open_subject(truth: Truth, options: LabellingOptions) -> tuple[OpenedModel, 
     """
     crops = options.model == CLIP_ON_CROPS or options.teacher is not None
     regions = options.regions or (CROPPED_REGIONS if crops else REGIONS)
-    annotations = named_for(truth)
-    if options.model != CLIP_ON_CROPS:
-        annotations = _known_names(annotations, options.model)
-    opened = open_for_evaluation(
-        annotations, options.model, regions=regions, teacher=options.teacher, options=options
-    )
+    loaded = load_labelling_model(replace(options, regions=regions, context="none"))
+    opened = _named_by(_known_names(named_for(truth), loaded), loaded)
     bank = opened.labeller.bank
     ids = bank.category_ids.tolist()
     is_base = dict.fromkeys((c.id for c in truth.annotations.categories), False)
@@ -107,10 +111,10 @@ def open_subject(truth: Truth, options: LabellingOptions) -> tuple[OpenedModel, 
     return opened, Seen(options.model, opened.provenance, is_base, knows_all=True)
 
 
-def _known_names(annotations: AnnotationSet, model: str) -> AnnotationSet:
+def _known_names(annotations: AnnotationSet, loaded: LoadedModel) -> AnnotationSet:
     """The part that a supervised model knows, where that is all it knows; else everything."""
-    closed = closed_set_of(load_model(model, torch.device("cpu")))
-    if closed is None:
+    closed = loaded.parts.words
+    if not isinstance(closed, ClosedSet):
         return annotations
     found = same_things(annotations.categories, closed.categories)
     known = tuple(c for c, rows in zip(annotations.categories, found, strict=True) if rows)
