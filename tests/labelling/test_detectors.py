@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 import torch
 from stub_model import draw_images
-from tiny_detector import tiny_detector
+from tiny_detector import TINY, tiny_detector
 from tiny_student import save_clip, save_student
 
 from vildcli.data.images import read_image
+from vildcli.detector.detector import Detector
+from vildcli.detector.winograd import MapConvolution
 from vildcli.errors import ModelError
 from vildcli.labelling.detectors import (
+    Precision,
     Student,
     in_precision,
     refuse_precision,
+    student_of,
     with_later_masks,
 )
 from vildcli.labelling.label import LabellingJob, label_images
@@ -26,6 +30,7 @@ from vildcli.labelling.records import read_part
 from vildcli.labelling.run import open_labelling_run
 from vildcli.labelling.sources import find_images
 from vildcli.labelling.tiles import TiledDetector, Tiling
+from vildcli.systems import SYSTEMS
 from vildcli.types import LaterMasks
 from vildcli.vocabulary.category import Category, Vocabulary
 
@@ -66,6 +71,17 @@ def test_student__in_bfloat16_finds_about_the_same() -> None:
     assert fast.text_side.float().norm(dim=1).sub(1).abs().max() < 2e-3
     assert not torch.equal(exact.objectness, fast.objectness)
     assert exact.objectness[:5].sub(fast.objectness[:5]).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_student_of__transforms_would_round_too_much_in_bfloat16(precision: Precision) -> None:
+    torch.manual_seed(0)
+    detector = Detector(replace(TINY, channels=128), SYSTEMS["vild"], 16).eval()
+    student = student_of(detector, 5, precision)
+    transformed = any(isinstance(m, MapConvolution) for m in student.detector.modules())
+    assert transformed == (precision == "fp32")
+    (regions,) = student.regions([picture()])
+    assert len(regions) == 5
 
 
 def test_with_later_masks__not_of_tiles() -> None:

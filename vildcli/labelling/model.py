@@ -25,10 +25,10 @@ from vildcli.labelling.batches import RegionDetector
 from vildcli.labelling.detectors import (
     DTYPES,
     Proposer,
-    Student,
     in_precision,
     in_tiles,
     refuse_precision,
+    student_of,
 )
 from vildcli.labelling.head import StoredHead, write_head
 from vildcli.labelling.labeller import VocabularyLabeller
@@ -253,7 +253,7 @@ def _trained(options: LabellingOptions, device: torch.device) -> _Parts:
     model = load_model(options.model, device)
     card = model.card
     system, count = find_system(card.system), _region_count(options)
-    detector = in_tiles(Student(model.detector, count, options.precision), options.tiling)
+    detector = in_tiles(student_of(model.detector, count, options.precision), options.tiling)
     words = closed_set_of(model) or _open_words(model, options)
     identity: dict[str, Any] = {"model": model.identity}
     head = model.detector.scoring_head(card.temperature)
@@ -266,7 +266,7 @@ def _trained(options: LabellingOptions, device: torch.device) -> _Parts:
                 hint="Give the same weights: both sides are scored with one text embedding.",
             )
         count = max(REGIONS, count)  # more than are left after NMS
-        student = in_tiles(Student(model.detector, count, options.precision), options.tiling)
+        student = in_tiles(student_of(model.detector, count, options.precision), options.tiling)
         detector = _crop_detector(clip, student.regions, device, system, options)
         identity["teacher"] = clip.identity
         head = replace(head, image_temperature=clip.temperature, fusion=Fusion(system.fusion))
@@ -338,7 +338,7 @@ def _proposer(
         )
     model = load_model(options.proposals, device)
     count = max(REGIONS, _region_count(options))
-    student = in_tiles(Student(model.detector, count, options.precision), options.tiling)
+    student = in_tiles(student_of(model.detector, count, options.precision), options.tiling)
     return student.regions, model.identity, model.card.provenance
 
 
