@@ -1,39 +1,44 @@
-"""Images a second at 80, 1,203 and 20,000 names: ours beside what people would use, in one run.
+"""Detecting against what people would use instead: images a second, and memory, by number of names.
 
-    python benchmarks/throughput.py --folder ../shared/data/images/photos75       # all of it
-    python benchmarks/throughput.py --device cuda --precision bf16 --images 50 --rounds 5
-    python benchmarks/throughput.py --names 80 --masks 20 --images 1 --rounds 1 --size 256   # smoke
+    python -m benchmarks.throughput --images 5                       # a CPU
+    python -m benchmarks.throughput --device cuda --precision bf16 --images 50 --rounds 5
+    python -m benchmarks.throughput --regions 20 --names 80 --size 256 --rounds 1   # smoke
 
 Every contender has its published architecture with random weights, and gets the same photographs,
-one by one:
+one by one, in turns, so that whatever else the machine does falls on all:
 
-- `vild`, `vild-ensemble`: ResNet-50, text of the names embedded before, as many regions as masks;
-- `maskrcnn_resnet50_fpn_v2` of torchvision, with a class a name, on a canvas of the same size. Its
-  score threshold is set for each image so that 50 candidates a mask pass it, as many as it takes
-  for NMS to leave the masks that are asked for; the table says how many were made;
-- `OWLv2-B/16` of transformers at 960 pixels, text embedded before; it has no masks;
-- `CLIP on crops`, ViT-B/32: the regions of `vild`, each cropped twice, as the paper did.
+- `vild`, `vild-ensemble`: ResNet-50, as `vildcli detect` runs them: names embedded before, scored,
+  suppressed, and masks of the best regions at the size of the image;
+- `maskrcnn_resnet50_fpn_v2` and `maskrcnn_resnet50_fpn` of torchvision with their 91 classes, on a
+  canvas of the same size. Their score threshold is set for each image so that 50 candidates a mask
+  pass it, as many as it takes for NMS to leave the masks that are asked for;
+- `OWLv2-B/16` of transformers at 960 pixels, names embedded before; it has no masks;
+- `Grounding DINO tiny` of transformers: its text goes through every layer beside the image, so that
+  names cannot be embedded before; what BERT makes of them is. It reads 256 words' pieces at once,
+  80 names: more of them are more passes, and no row here. It has no masks;
+- `CLIP on crops`, ViT-B/32: the first regions of `vild`, each cropped twice, as the paper did.
 
-Where one cannot have so many names (a class costs torchvision a channel of its mask head), its row
-is left out: --closed-names. Turns alternate, so that whatever else the machine does falls on all.
-Medians over images and rounds after a first turn that is not counted. Random weights change no
-shape, but the number of boxes that survive NMS; what was found is in the table.
+YOLO-World and YOLOE are not there: they need the package ultralytics, under AGPL-3.0.
+
+Each image goes through a network once for all numbers of names and of masks; what they cost is
+timed by itself, and a row is the sum. Medians over images and rounds after a first turn that is not
+counted; `ratio` is the median of the quotients, turn by turn, with torchvision's v2 at as many
+regions and masks, and `CPU ratio` that of CPU times, which other jobs disturb less. Peak memory is
+of one image in a process of its own, with everything that was imported. Random weights change no
+shape, but the number of boxes that survive NMS; how many masks were made is in the table.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -41,81 +46,110 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize, pad
 
+from benchmarks.recording import Row, command_line, hardware, record
 from vildcli.data.images import read_image
 from vildcli.detector.architecture import ARCHITECTURES
 from vildcli.detector.detector import Detector
-from vildcli.labelling.detectors import DTYPES, Precision, Student
+from vildcli.labelling.detectors import DTYPES, Precision, student_of, with_later_masks
 from vildcli.labelling.labeller import LabelPolicy, VocabularyLabeller
 from vildcli.labelling.masks import full_frame, object_mask
 from vildcli.systems import SYSTEMS
 from vildcli.teacher.crops import CropRecipe, ImageEncoder, embed_regions
 from vildcli.text.context import ScoringBank
-from vildcli.types import Regions
+from vildcli.types import Regions, made
 
 WIDTH = 512  # of CLIP's embeddings
 TEMPERATURE = 0.01
+CLASSES = 91  # of torchvision's detectors, the background among them
 CANDIDATES_A_MASK = 50
+PIECES, PIECES_A_NAME = 256, 3  # of words: what Grounding DINO reads at once; two and a full stop
+MEAN, STD = (0.481, 0.458, 0.408), (0.269, 0.261, 0.276)
+YARDSTICK = "maskrcnn_resnet50_fpn_v2"
+OURS = ("vild", "vild-ensemble")
+TORCHVISIONS = (YARDSTICK, "maskrcnn_resnet50_fpn")
+OTHERS = ("OWLv2-B/16", "Grounding DINO tiny", "CLIP on crops")
 STAGES = ("forward", "score", "masks")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One row: how many names and masks."""
+
+    names: int
+    masks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    wall: float
+    cpu: float
 
 
 @dataclass(slots=True)
 class Turn:
-    """One image through one contender: seconds of each stage, and what came out."""
+    """One image through one contender.
+
+    Attributes:
+        seconds: of each stage and the number of names or masks that it was for; None is for all.
+        made: masks by how many were asked for.
+    """
 
     device: torch.device
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[tuple[str, int | None], Seconds] = field(default_factory=dict)
     regions: int = 0
-    masks: int = 0
+    made: dict[int, int] = field(default_factory=dict)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str, count: int | None = None) -> Iterator[None]:
         _wait(self.device)
-        begin = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         yield
         _wait(self.device)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+        spent = Seconds(time.perf_counter() - wall, time.process_time() - cpu)
+        self.seconds[name, count] = spent
 
+    def of(self, stage: str, asked: Asked) -> Seconds | None:
+        count = asked.names if stage == "score" else asked.masks
+        return self.seconds.get((stage, count), self.seconds.get((stage, None)))
 
-Contender = Callable[[Tensor, Turn], None]
+    def total(self, asked: Asked) -> Seconds:
+        stages = [spent for stage in STAGES if (spent := self.of(stage, asked))]
+        return Seconds(sum(s.wall for s in stages), sum(s.cpu for s in stages))
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A line of the table; seconds are medians an image, decoding included in the rate."""
+class Contender:
+    """Attributes:
+    names: how many its rows are for; of a closed set its classes.
+    masks: how many; 0 where it makes none.
+    """
 
-    contender: str
-    names: int
-    masks_asked: int
-    regions: float
-    masks: float
-    seconds: dict[str, float]
-    images_per_second: float
+    name: str
+    regions: int
+    names: tuple[int, ...]
+    masks: tuple[int, ...]
+    run: Callable[[Tensor, Turn], None]
+
+    def rows(self) -> Iterator[Asked]:
+        for masks in self.masks:
+            for names in self.names:
+                yield Asked(names, masks)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     given = _arguments(arguments)
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    torch.manual_seed(0)
-    device = torch.device(given.device)
-    paths = sorted(p for p in given.folder.rglob("*") if p.suffix in (".jpg", ".jpeg", ".png"))
-    if not paths:
-        raise SystemExit(f"{given.folder} holds no photograph")
-    images, decode = _decoded(paths[: given.images], given.rounds)
-    about = _about(given, device, arguments, len(images), decode)
-    print("\n".join(f"{key}: {value}" for key, value in about.items()))
-    head = ("", "names", "regions", "masks", *(f"{s} ms" for s in STAGES), "images/s")
-    print("{:<26}{:>7}{:>9}{:>7}{:>12}{:>10}{:>10}{:>10}".format(*head))
-    rows = []
-    for names in given.names:
-        for masks in given.masks:
-            contenders = _contenders(given, device, names, masks)
-            for row in _measure(contenders, images, decode, given, (names, masks), device):
-                rows.append(row)
-                _show(row)
+    device = _prepare(given)
+    images, decode = _decoded(given)
+    print(f"{date.today()}, {hardware(device.type)}, torch {torch.__version__}")
+    print(command_line("benchmarks.throughput"))
+    print(f"canvas {given.size} pixels ({given.owl_size} for OWLv2), {given.precision}")
+    contenders = [_contender(given, device, *which) for which in _chosen(given)]
+    turns = _measure(contenders, images, given.rounds, device)
+    peaks = [_alone(peak_mib, given, which) for which in _chosen(given)] if given.peaks else []
+    rows = _rows(given, contenders, turns, decode, peaks)
+    _show(rows)
     if given.out:
-        content = {**about, "rows": [asdict(row) for row in rows]}
-        given.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        record(rows, given.out)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -124,57 +158,72 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=tuple(DTYPES), default="fp32", help="of all")
     parser.add_argument("--folder", type=Path, default=Path("../shared/data/images/photos75"))
     parser.add_argument("--images", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--names", type=int, nargs="+", default=[80, 1203, 20_000])
+    parser.add_argument("--regions", type=int, nargs="+", default=[1000, 300])
     parser.add_argument("--masks", type=int, nargs="+", default=[20, 100])
-    parser.add_argument("--size", type=int, default=1024, help="canvas of ours and torchvision's")
+    parser.add_argument("--crops", type=int, default=20, help="regions of CLIP on crops")
+    parser.add_argument("--size", type=int, default=1024, help="canvas of all but OWLv2")
     parser.add_argument("--owl-size", type=int, default=960, help="canvas of OWLv2")
-    parser.add_argument(
-        "--closed-names", type=int, default=1203, help="most classes that torchvision is given"
-    )
-    parser.add_argument("--without", nargs="*", default=[], help="contenders to leave out")
+    parser.add_argument("--only", nargs="+", default=[*OURS, *TORCHVISIONS, *OTHERS])
     parser.add_argument("--threads", type=int, help="of torch  [default: all]")
-    parser.add_argument("--out", type=Path, help="JSON file")
+    parser.add_argument("--peaks", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--out", type=Path, help="record in this JSON file")
+    parser.add_argument("--note", default="", help="recorded: what a reader must know")
     return parser.parse_args(arguments)
 
 
-def _decoded(paths: Sequence[Path], rounds: int) -> tuple[list[Tensor], float]:
-    """Images [3, H, W] uint8, and the median of the seconds that reading one takes."""
-    seconds, images = [], []
-    for turn in range(rounds):
-        for path in paths:
-            begin = time.perf_counter()
-            pixels = read_image(path).pixels
-            seconds.append(time.perf_counter() - begin)
-            if turn == 0:
-                images.append(torch.from_numpy(pixels).permute(2, 0, 1))
-    return images, statistics.median(seconds)
+def _prepare(given: argparse.Namespace) -> torch.device:
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    torch.manual_seed(0)
+    return torch.device(given.device)
 
 
-def _contenders(
-    given: argparse.Namespace, device: torch.device, names: int, masks: int
-) -> dict[str, Contender]:
-    """Those that can have so many names, in the order of the table."""
-    texts = normalize(torch.randn(names, WIDTH), dim=-1)
-    precision: Precision = given.precision
-    made: dict[str, Callable[[], Contender]] = {
-        "vild": lambda: _ours("vild", given.size, texts, masks, device, precision),
-        "vild-ensemble": lambda: _ours(
-            "vild-ensemble", given.size, texts, masks, device, precision
-        ),
-        "maskrcnn_resnet50_fpn_v2": lambda: _torchvisions(
-            given.size, names, masks, device, precision
-        ),
-        "OWLv2-B/16": lambda: _owl(given.owl_size, texts, masks, device, precision),
-        "CLIP on crops": lambda: _crops(given.size, texts, masks, device, precision),
-    }
-    if names > given.closed_names:
-        del made["maskrcnn_resnet50_fpn_v2"]
-    return {name: make() for name, make in made.items() if name not in given.without}
+def _paths(given: argparse.Namespace) -> list[Path]:
+    paths = sorted(p for p in given.folder.rglob("*") if p.suffix in (".jpg", ".jpeg", ".png"))
+    if not paths:
+        raise SystemExit(f"{given.folder} holds no photograph")
+    return paths[: given.images]
 
 
-def _detector(system: str, size: int, device: torch.device) -> Detector:
-    architecture = replace(ARCHITECTURES["resnet50"], image_size=size)
+def _decoded(given: argparse.Namespace) -> tuple[list[Tensor], Seconds]:
+    """Images [3, H, W] uint8, and the medians of the seconds that reading one takes."""
+    spent: list[Seconds] = []
+    images: list[Tensor] = []
+    for _ in range(given.rounds):
+        images = []
+        for path in _paths(given):
+            wall, cpu = time.perf_counter(), time.process_time()
+            images.append(torch.from_numpy(read_image(path).pixels).permute(2, 0, 1))
+            spent.append(Seconds(time.perf_counter() - wall, time.process_time() - cpu))
+    return images, _medians(spent)
+
+
+def _chosen(given: argparse.Namespace) -> list[tuple[str, int]]:
+    """Contenders by name and regions, in the order of the table."""
+    ours = [(name, count) for count in given.regions for name in (*OURS, *TORCHVISIONS)]
+    return [which for which in (*ours, *((name, 0) for name in OTHERS)) if which[0] in given.only]
+
+
+def _contender(
+    given: argparse.Namespace, device: torch.device, name: str, regions: int
+) -> Contender:
+    make = {
+        "OWLv2-B/16": _owl,
+        "Grounding DINO tiny": _dino,
+        "CLIP on crops": _crops,
+        **dict.fromkeys(TORCHVISIONS, _torchvisions),
+    }.get(name, _ours)
+    return make(given, device, name, regions)
+
+
+def _texts(given: argparse.Namespace) -> dict[int, Tensor]:
+    return {names: normalize(torch.randn(names, WIDTH), dim=-1) for names in given.names}
+
+
+def _detector(system: str, given: argparse.Namespace, device: torch.device) -> Detector:
+    architecture = replace(ARCHITECTURES["resnet50"], image_size=given.size)
     return Detector(architecture, SYSTEMS[system], WIDTH).to(device).eval()
 
 
@@ -182,148 +231,185 @@ def _labeller(texts: Tensor, detector: Detector) -> VocabularyLabeller:
     count = len(texts)
     is_base = torch.arange(count) % 4 > 0
     bank = ScoringBank(texts, torch.arange(1, count + 1), is_base, TEMPERATURE)
-    policy = LabelPolicy(floor=0.0, nms="none")  # every region a label: a mask is pasted for each
+    policy = LabelPolicy(floor=0.0)  # random scores are low
     return VocabularyLabeller(bank, detector.scoring_head(TEMPERATURE), policy)
 
 
-def _ours(
-    system: str, size: int, texts: Tensor, masks: int, device: torch.device, precision: Precision
-) -> Contender:
-    detector = _detector(system, size, device)
-    student, labeller = Student(detector, masks, precision), _labeller(texts, detector)
+def _ours(given: argparse.Namespace, device: torch.device, name: str, regions: int) -> Contender:
+    detector = _detector(name, given, device)
+    student = with_later_masks(student_of(detector, regions, given.precision))
+    labellers = {names: _labeller(texts, detector) for names, texts in _texts(given).items()}
 
     def run(image: Tensor, turn: Turn) -> None:
         with turn.stage("forward"):
-            (regions,) = student.regions([image])
-        with turn.stage("score"):
-            labels = labeller.label(regions)
-        with turn.stage("masks"):
-            turn.masks = _paste(regions, labels.regions, image)
-        turn.regions = len(regions)
+            (found,) = student.regions([image])
+        for names, labeller in labellers.items():
+            with turn.stage("score", names):
+                labels = labeller.label(found)
+        for masks in given.masks:
+            with turn.stage("masks", masks):
+                turn.made[masks] = _paste(found, labels.regions[:masks], image)
+        turn.regions = len(found)
 
-    return run
+    return Contender(name, regions, tuple(given.names), tuple(given.masks), run)
 
 
 def _paste(regions: Regions, rows: Tensor, image: Tensor) -> int:
     """Masks at the size of the image, as torchvision's are."""
     height, width = image.shape[1:]
+    masks, boxes = made(regions.masks[rows]).numpy(), regions.boxes[rows].tolist()
     pasted = [
         full_frame(*object_mask(mask, box, height, width), height, width)
-        for mask, box in zip(
-            regions.masks[rows].numpy(), map(tuple, regions.boxes[rows].tolist()), strict=True
-        )
+        for mask, box in zip(masks, boxes, strict=True)
     ]
     return len(pasted)
 
 
 def _torchvisions(
-    size: int, names: int, masks: int, device: torch.device, precision: Precision
+    given: argparse.Namespace, device: torch.device, name: str, regions: int
 ) -> Contender:
-    from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
+    from torchvision.models import detection
 
-    model: Any = maskrcnn_resnet50_fpn_v2(
+    model: Any = getattr(detection, name)(
         weights=None,
         weights_backbone=None,
-        num_classes=names + 1,
-        min_size=size,
-        max_size=size,
-        box_detections_per_img=masks,
+        num_classes=CLASSES,
+        min_size=given.size,
+        max_size=given.size,
+        rpn_pre_nms_top_n_test=max(1000, regions),
+        rpn_post_nms_top_n_test=regions,
     )
     model = model.to(device).eval()
     logits: list[Tensor] = []
     model.roi_heads.box_predictor.register_forward_hook(lambda m, i, out: logits.append(out[0]))
-    paste, thresholds = model.transform.postprocess, dict[int, float]()
-    turns: list[Turn] = []
-
-    def pasted(*arguments: Any) -> Any:
-        with turns[-1].stage("masks"):
-            return paste(*arguments)
-
-    model.transform.postprocess = pasted
+    thresholds = dict[tuple[int, int], float]()
 
     @torch.inference_mode()
-    def find(image: Tensor, turn: Turn, threshold: float) -> Any:
-        turns.append(turn)
+    def find(image: Tensor, masks: int, threshold: float) -> Any:
         logits.clear()
         model.roi_heads.score_thresh = threshold
-        with turn.stage("forward"), _autocast(device, precision):
+        model.roi_heads.detections_per_img = masks
+        with _autocast(device, given.precision):
             (found,) = model([image.to(device).float() / 255])
-        turn.seconds["forward"] -= turn.seconds["masks"]
         return found
 
     def run(image: Tensor, turn: Turn) -> None:
-        if id(image) not in thresholds:  # once for each image, and not timed
-            find(image, Turn(device), 1.0)
-            scores = logits[0].float().softmax(-1)[:, 1:].flatten()
-            count = min(CANDIDATES_A_MASK * masks, len(scores))
-            thresholds[id(image)] = scores.topk(count).values[-1].item()
-        found = find(image, turn, thresholds[id(image)])
-        turn.regions, turn.masks = len(logits[0]), len(found["masks"])
+        for masks in given.masks:
+            if (id(image), masks) not in thresholds:  # once for each image, and not timed
+                find(image, masks, 1.0)
+                scores = logits[0].float().softmax(-1)[:, 1:].flatten()
+                count = min(CANDIDATES_A_MASK * masks, len(scores))
+                thresholds[id(image), masks] = scores.topk(count).values[-1].item()
+            with turn.stage("forward", masks):
+                found = find(image, masks, thresholds[id(image), masks])
+            turn.regions, turn.made[masks] = len(logits[0]), len(found["masks"])
 
-    return run
+    return Contender(name, regions, (CLASSES,), tuple(given.masks), run)
 
 
-def _owl(
-    size: int, texts: Tensor, boxes: int, device: torch.device, precision: Precision
-) -> Contender:
+def _owl(given: argparse.Namespace, device: torch.device, name: str, regions: int) -> Contender:
     from transformers import Owlv2Config, Owlv2ForObjectDetection
 
+    size = given.owl_size
     config = Owlv2Config(vision_config={"image_size": size})
-    model: Any = Owlv2ForObjectDetection(config).to(device).eval()
-    queries = texts.to(device)[None]
-    mean, std = (
-        torch.tensor(values, device=device)[:, None, None]
-        for values in ([0.481, 0.458, 0.408], [0.269, 0.261, 0.276])
-    )
+    model: Any = Owlv2ForObjectDetection(config)
+    model = model.to(device).eval()
+    queries = {names: texts.to(device)[None] for names, texts in _texts(given).items()}
+    most = max(given.masks)
 
     @torch.inference_mode()
     def run(image: Tensor, turn: Turn) -> None:
-        with turn.stage("forward"), _autocast(device, precision):
+        with turn.stage("forward"), _autocast(device, given.precision):
             height, width = image.shape[1:]
             side = max(height, width)
             square = pad(image.to(device).float() / 255, (0, side - width, 0, side - height))
-            square = interpolate(
-                square[None], (size, size), mode="bilinear", antialias=True, align_corners=False
-            )
-            features, _ = model.image_embedder((square - mean) / std)
+            features, _ = model.image_embedder(_normalised(_resized(square, (size, size))))
             flat = features.flatten(1, 2)
             found = model.box_predictor(flat, features)
-        with turn.stage("score"), _autocast(device, precision):
-            logits, _ = model.class_predictor(flat, queries)
-            scores, _ = logits[0].float().sigmoid().max(-1)
-            best = scores.topk(min(boxes, len(scores))).indices
-            found[0, best].cpu()
+        for names, texts in queries.items():
+            with turn.stage("score", names), _autocast(device, given.precision):
+                logits, _ = model.class_predictor(flat, texts)
+                _best_boxes(logits, found, most)
         turn.regions = flat.shape[1]
 
-    return run
+    return Contender(name, regions, tuple(given.names), (0,), run)
 
 
-def _crops(
-    size: int, texts: Tensor, regions: int, device: torch.device, precision: Precision
-) -> Contender:
+def _dino(given: argparse.Namespace, device: torch.device, name: str, regions: int) -> Contender:
+    from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection
+
+    config = GroundingDinoConfig()
+    model: Any = GroundingDinoForObjectDetection(config)
+    model = model.to(device).eval()
+    fitting = tuple(names for names in given.names if names * PIECES_A_NAME <= PIECES - 2)
+    most = max(given.masks)
+    # [CLS] (101), names that end in full stops (1012), [SEP] (102).
+    pieces = [101, *[3899, 3899, 1012] * max(fitting, default=1), 102]
+    words = torch.tensor([pieces], device=device)
+    text = {"input_ids": words, "attention_mask": torch.ones_like(words)}
+    with torch.inference_mode():  # BERT, once for all images
+        kept: list[Any] = []
+        hook = model.model.text_backbone.register_forward_hook(lambda m, i, out: kept.append(out))
+        model(pixel_values=torch.zeros(1, 3, 320, 320, device=device), **text)
+    hook.remove()
+    model.model.text_backbone.forward = lambda *given, **options: kept[0]
+
+    @torch.inference_mode()
+    def run(image: Tensor, turn: Turn) -> None:
+        with turn.stage("forward"), _autocast(device, given.precision):
+            height, width = image.shape[1:]
+            scale = given.size / max(height, width)
+            frame = (round(height * scale), round(width * scale))
+            pixels = _normalised(_resized(image.to(device).float() / 255, frame))
+            found = model(pixel_values=pixels, **text)
+            _best_boxes(found.logits, found.pred_boxes, most)
+        turn.regions = found.pred_boxes.shape[1]
+
+    return Contender(name, regions, fitting, (0,), run)
+
+
+def _best_boxes(logits: Tensor, boxes: Tensor, count: int) -> Tensor:
+    scores, _ = logits[0].float().sigmoid().max(-1)
+    return boxes[0, scores.topk(min(count, len(scores))).indices].cpu()
+
+
+def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    return interpolate(pixels[None], size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def _normalised(pixels: Tensor) -> Tensor:
+    mean, std = (
+        torch.tensor(values, device=pixels.device)[:, None, None] for values in (MEAN, STD)
+    )
+    return (pixels - mean) / std
+
+
+def _crops(given: argparse.Namespace, device: torch.device, name: str, regions: int) -> Contender:
     import open_clip
 
-    detector = _detector("vild", size, device)
-    student = Student(detector, regions, precision)
+    detector = _detector("vild", given, device)
+    student = with_later_masks(student_of(detector, given.crops, given.precision))
     clip: Any = open_clip.create_model("ViT-B-32", pretrained=None).eval().to(device)
     settings = open_clip.get_model_preprocess_cfg(clip)
     side = settings["size"] if isinstance(settings["size"], int) else settings["size"][0]
     recipe = CropRecipe(side, settings["mean"], settings["std"])
     encoder = ImageEncoder(clip.encode_image, recipe, TEMPERATURE, "random", device)
+    masks = min(given.crops, *given.masks)
 
     @torch.inference_mode()
     def run(image: Tensor, turn: Turn) -> None:
-        with turn.stage("forward"):
+        with turn.stage("forward"), _autocast(device, given.precision):
             (found,) = student.regions([image])
-        with turn.stage("forward"), _autocast(device, precision):
             embeddings = embed_regions(image, found.boxes, encoder)
-        with turn.stage("score"):
-            (embeddings @ texts.T / TEMPERATURE).softmax(-1).max(-1)
-        with turn.stage("masks"):
-            turn.masks = _paste(found, torch.arange(len(found)), image)
+        for names, texts in all_texts.items():
+            with turn.stage("score", names):
+                (embeddings @ texts.T / TEMPERATURE).softmax(-1).max(-1)
+        with turn.stage("masks", masks):
+            turn.made[masks] = _paste(found, torch.arange(masks), image)
         turn.regions = len(found)
 
-    return run
+    all_texts = _texts(given)
+    return Contender(name, given.crops, tuple(given.names), (masks,), run)
 
 
 def _autocast(device: torch.device, precision: Precision) -> Any:
@@ -336,76 +422,139 @@ def _wait(device: torch.device) -> None:
 
 
 def _measure(
-    contenders: dict[str, Contender],
-    images: Sequence[Tensor],
-    decode: float,
-    given: argparse.Namespace,
-    asked: tuple[int, int],
-    device: torch.device,
-) -> list[Row]:
-    turns: dict[str, list[Turn]] = {name: [] for name in contenders}
-    for contender in contenders.values():  # not counted
-        contender(images[0], Turn(device))
-    for _ in range(given.rounds):
+    contenders: Sequence[Contender], images: Sequence[Tensor], rounds: int, device: torch.device
+) -> list[list[Turn]]:
+    """Turns of each contender, the first one of each left out."""
+    turns: list[list[Turn]] = [[] for _ in contenders]
+    for contender in contenders:
+        contender.run(images[0], Turn(device))
+    for _ in range(rounds):
         for image in images:
-            for name, contender in contenders.items():
+            for contender, own in zip(contenders, turns, strict=True):
                 turn = Turn(device)
-                contender(image, turn)
-                turns[name].append(turn)
-    return [_row(name, asked, of_one, decode) for name, of_one in turns.items()]
+                contender.run(image, turn)
+                own.append(turn)
+    return turns
 
 
-def _row(name: str, asked: tuple[int, int], turns: Sequence[Turn], decode: float) -> Row:
-    stages = [stage for stage in STAGES if stage in turns[0].seconds]
-    total = statistics.median(sum(turn.seconds.values()) for turn in turns)
-    return Row(
-        contender=name,
-        names=asked[0],
-        masks_asked=asked[1],
-        regions=statistics.median(turn.regions for turn in turns),
-        masks=statistics.median(turn.masks for turn in turns),
-        seconds={
-            "decode": decode,
-            **{stage: statistics.median(turn.seconds[stage] for turn in turns) for stage in stages},
-            "total": total,
-        },
-        images_per_second=1 / (decode + total),
-    )
+def _alone(work: Any, *arguments: Any) -> Any:
+    """In a process of its own: its memory is that of the work."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
-def _show(row: Row) -> None:
-    stages = [f"{row.seconds[s] * 1e3:.1f}" if s in row.seconds else "-" for s in STAGES]
-    values = (row.contender, row.names, f"{row.regions:.0f}", f"{row.masks:.0f}", *stages)
-    print("{:<26}{:>7}{:>9}{:>7}{:>12}{:>10}{:>10}".format(*values), end="")
-    print(f"{row.images_per_second:>10.3f}", flush=True)
+def peak_mib(given: argparse.Namespace, which: tuple[str, int]) -> float | None:
+    """Peak of memory, of the GPU where that computes; None where the system does not say."""
+    device = _prepare(given)
+    (path, *_) = _paths(given)
+    image = torch.from_numpy(read_image(path).pixels).permute(2, 0, 1)
+    _contender(given, device, *which).run(image, Turn(device))
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")  # `ru_maxrss` counts the parent's as well
+    lines = status.read_text(encoding="utf-8").splitlines() if status.is_file() else []
+    peaks = [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")]
+    return peaks[0] if peaks else None
 
 
-def _about(
+def _rows(
     given: argparse.Namespace,
-    device: torch.device,
-    arguments: Sequence[str] | None,
-    images: int,
-    decode: float,
-) -> dict[str, Any]:
-    hardware = torch.cuda.get_device_name() if device.type == "cuda" else _processor()
-    words = sys.argv[1:] if arguments is None else arguments
+    contenders: Sequence[Contender],
+    turns: Sequence[list[Turn]],
+    decode: Seconds,
+    peaks: Sequence[float | None],
+) -> list[Row]:
+    yardsticks = {
+        contender.regions: own
+        for contender, own in zip(contenders, turns, strict=True)
+        if contender.name == YARDSTICK
+    }
+    rows = []
+    for place, (contender, own) in enumerate(zip(contenders, turns, strict=True)):
+        for asked in contender.rows():
+            measured = _measured(own, asked, decode)
+            if contender.regions in yardsticks:
+                measured |= _ratios(own, yardsticks[contender.regions], asked, decode)
+            if peaks and peaks[place]:
+                measured["peak MiB"] = round(peaks[place] or 0)
+            rows.append(_row(given, contender, own[0].regions, asked, measured))
+    return rows
+
+
+def _measured(turns: Sequence[Turn], asked: Asked, decode: Seconds) -> dict[str, float]:
+    total = _medians([turn.total(asked) for turn in turns])
+    stages = {
+        stage: _medians(spent)
+        for stage in STAGES
+        if (spent := [s for turn in turns if (s := turn.of(stage, asked))])
+    }
     return {
-        "date": str(date.today()),
-        "hardware": f"{hardware}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "command": "python benchmarks/throughput.py " + shlex.join(words),
-        "canvas": f"{given.size} pixels ({given.owl_size} for OWLv2), {given.precision}",
-        "measured": f"medians of {given.rounds} rounds of {images} images, one at a time",
-        "decode_ms": round(decode * 1e3, 2),
+        "images/s": round(1 / (decode.wall + total.wall), 4),
+        "decode ms": _ms(decode.wall),
+        **{f"{stage} ms": _ms(spent.wall) for stage, spent in stages.items()},
+        "CPU ms": _ms(decode.cpu + total.cpu),
+        "masks made": statistics.median(turn.made.get(asked.masks, 0) for turn in turns),
     }
 
 
-def _processor() -> str:
-    """The CPU's name, which Python knows only on some systems."""
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text().splitlines() if about.is_file() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def _ratios(
+    turns: Sequence[Turn], yardstick: Sequence[Turn], asked: Asked, decode: Seconds
+) -> dict[str, float]:
+    """Time of a turn over that of torchvision's v2 beside it, decoding on both sides."""
+    closed = Asked(CLASSES, asked.masks)
+    pairs = [(a.total(asked), b.total(closed)) for a, b in zip(turns, yardstick, strict=True)]
+    wall = [(a.wall + decode.wall) / (b.wall + decode.wall) for a, b in pairs]
+    cpu = [(a.cpu + decode.cpu) / (b.cpu + decode.cpu) for a, b in pairs]
+    return {
+        "ratio": round(statistics.median(wall), 3),
+        "CPU ratio": round(statistics.median(cpu), 3),
+    }
+
+
+def _row(
+    given: argparse.Namespace,
+    contender: Contender,
+    regions: int,
+    asked: Asked,
+    measured: dict[str, float],
+) -> Row:
+    return Row(
+        item="detect",
+        row=contender.name,
+        parameters={
+            "names": asked.names,
+            "regions": regions,
+            "masks": asked.masks,
+            "precision": given.precision,
+            "canvas": given.owl_size if contender.name == "OWLv2-B/16" else given.size,
+            "images": given.images,
+            "threads": torch.get_num_threads(),
+        },
+        measured=measured,
+        hardware=hardware(torch.device(given.device).type),
+        command=command_line("benchmarks.throughput"),
+        note=given.note,
+    )
+
+
+def _medians(spent: Sequence[Seconds]) -> Seconds:
+    return Seconds(
+        statistics.median(s.wall for s in spent), statistics.median(s.cpu for s in spent)
+    )
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 2)
+
+
+def _show(rows: Sequence[Row]) -> None:
+    asked = ("names", "regions", "masks")
+    found = (*(f"{stage} ms" for stage in STAGES), "CPU ms", "images/s", "ratio", "peak MiB")
+    line = "{:<26}" + "{:>8}" * len(asked) + "{:>12}" * len(found)
+    print(line.format("", *asked, *found))
+    for row in rows:
+        values = [row.measured.get(key, "-") for key in found]
+        print(line.format(row.row, *(row.parameters[key] for key in asked), *map(str, values)))
 
 
 if __name__ == "__main__":
