@@ -63,17 +63,6 @@ def limit_of(seconds: float, flops: float, size: float, rates: Rates) -> Limit:
     return Limit("neither" if times > OVERHEAD else bound, longest, times)
 
 
-def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Medians of five turns after one that is not counted; takes seconds on a CPU."""
-    side = _SIDE.get(device.type, _SMALL_SIDE)
-    matrix = torch.ones(side, side, dtype=dtype, device=device)
-    source = torch.ones(_COPIED // 4, device=device)
-    target = torch.empty_like(source)
-    product = _median(lambda: matrix @ matrix, device)
-    copy = _median(lambda: target.copy_(source), device)
-    return Rates(2 * side**3 / product, 2 * _COPIED / copy)
-
-
 def clock(device: torch.device) -> float:
     """Seconds, after everything asked of the device is done."""
     if device.type == "cuda":
@@ -81,13 +70,28 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _median(work: Callable[[], Tensor], device: torch.device) -> float:
+def measure_rates(
+    device: torch.device, dtype: torch.dtype, now: Callable[[torch.device], float] = clock
+) -> Rates:
+    """Medians of five turns after one that is not counted; takes seconds on a CPU."""
+    side = _SIDE.get(device.type, _SMALL_SIDE)
+    matrix = torch.ones(side, side, dtype=dtype, device=device)
+    source = torch.ones(_COPIED // 4, device=device)
+    target = torch.empty_like(source)
+    product = _median(lambda: matrix @ matrix, device, now)
+    copy = _median(lambda: target.copy_(source), device, now)
+    return Rates(2 * side**3 / product, 2 * _COPIED / copy)
+
+
+def _median(
+    work: Callable[[], Tensor], device: torch.device, now: Callable[[torch.device], float]
+) -> float:
     work()
     seconds = []
     for _ in range(TURNS):
-        begin = clock(device)
+        begin = now(device)
         work()
-        seconds.append(clock(device) - begin)
+        seconds.append(now(device) - begin)
     return statistics.median(seconds)
 
 
