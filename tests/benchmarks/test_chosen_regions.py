@@ -11,11 +11,13 @@ from tiny_evaluation import save_clip
 from tiny_training import write_images
 
 from benchmarks.chosen_regions import _met, main
+from vildcli.teacher import thumbnail_student
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VILDCLI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(thumbnail_student, "_STEPS", 3)
 
 
 def test_all_ways_side_by_side(tmp_path: Path) -> None:
@@ -29,7 +31,7 @@ def test_all_ways_side_by_side(tmp_path: Path) -> None:
     assert list(rows) == ["exact", "cheap", "cheap, 1 cropped", "stride 480", "random"]
     assert (rows["exact"]["agreement"], rows["exact"]["share"]) == (1, 1)
     assert rows["exact"]["crops"] == content["anchors"]
-    assert rows["cheap"]["crops"] <= 0.05 * content["anchors"] + 1
+    assert rows["cheap"]["crops"] <= 0.08 * content["anchors"] + 1
     assert rows["stride 480"]["crops"] < content["anchors"] / 2
     assert rows["random"]["crops"] == 0
     assert all(0 <= row["agreement"] <= 1 and 0 <= row["recall"] <= 1 for row in rows.values())

@@ -3,9 +3,9 @@
     anchors ──▶ how sure the teacher is of each ──▶ NMS ──▶ the surest ──▶ not base ground truth
             ──▶ some of them, embedded, with the teacher's confidence as weight ──▶ the cache
 
-To be sure of every anchor by a crop of its own is 15,750 crops an image. The cheap way asks the
-teacher's dense features first (`vildcli.teacher.dense_anchors`), as they are after what a few
-images say of them (`vildcli.teacher.dense_alignment`), and crops a shortlist.
+To be sure of every anchor by a crop of its own is 15,750 crops an image. The cheap way crops a
+shortlist: the anchors of which a student of the teacher (`vildcli.teacher.thumbnail_student`)
+guesses that it would be surest.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from vildcli.errors import DataError
 from vildcli.teacher.anchors import STRIDE, certainty, frame_scale, make_anchors
 from vildcli.teacher.cache import TaughtRegions
 from vildcli.teacher.crops import BATCH, ImageEncoder, embed_regions
-from vildcli.teacher.dense_alignment import FITTED_IMAGES, DenseEmbed
 from vildcli.teacher.ground_truth import BaseTruth
 from vildcli.teacher.known_names import KnownNames
+from vildcli.teacher.thumbnail_student import FITTED_IMAGES, Guess
 
 TEACHER = "teacher"  # what --proposals says
 NMS_IOU = 0.7
 CANDIDATES = 1000
-SHORTLIST = 0.05  # of the anchors, that the cheap way crops: with its tiles, under a tenth
+SHORTLIST = 0.08  # of the anchors, that the cheap way crops: with its guesses, under a tenth
+_POOL = 4  # times the shortlist, among which NMS looks for it
 TRUE_IOU = 0.3  # with base ground truth, from which a candidate is that object again
 OBJECT_FACTOR = 1.2  # of a box's sides, that the teacher sees of an object
 LEAST_SIDE = 10.0  # of a crop, in pixels of an image resized to fit 800 x 1333
@@ -70,8 +71,8 @@ class RegionChoice:
         count: regions an image, without the ground truth.
         pick: `unlike-base` takes the surest that the teacher does not call a base category (COCO),
             `random` any of the surest 1,000 (LVIS), `best` the surest.
-        dense: the cheap way; None asks the teacher about a crop of every anchor.
-        shortlist: share of the anchors that the cheap way crops.
+        shortlist: share of the anchors that are cropped; None crops every one.
+        guess: how sure the teacher may be of each; needed where there is a shortlist.
         stride: of the anchors.
     """
 
@@ -81,9 +82,9 @@ class RegionChoice:
     truth: BaseTruth
     count: int
     pick: Pick
-    dense: DenseEmbed | None
+    shortlist: float | None = SHORTLIST
+    guess: Guess | None = None
     seed: int = 0
-    shortlist: float = SHORTLIST
     stride: int = STRIDE
 
     def __call__(self, image: AnnotatedImage, pixels: Tensor) -> TaughtRegions:
@@ -111,14 +112,23 @@ class RegionChoice:
         """Boxes [R, 4] of an image, surest first, after class-agnostic NMS."""
         anchors = make_anchors(pixels.shape[-2], pixels.shape[-1], self.stride)
         boxes, cropped = anchors.boxes, len(anchors.boxes)
-        if self.dense is not None:
-            surmised = self._objectness(self.dense(pixels, anchors))
-            boxes = boxes[nms(boxes, surmised, NMS_IOU)[:CANDIDATES]]
-            cropped = math.ceil(self.shortlist * cropped)
-        # Those of the cheap way that are not cropped follow as they were surmised.
+        if self.shortlist is not None:
+            assert self.guess is not None, "a shortlist is of guesses"
+            cropped = math.ceil(self.shortlist * len(boxes))
+            pixels = pixels.to(self.encoder.device)
+            guessed, rows = self.guess(pixels, anchors).sort(descending=True, stable=True)
+            boxes = boxes[rows[: _POOL * cropped]]
+            boxes = boxes[nms(boxes, guessed[: len(boxes)], NMS_IOU)]
+        # Those of the cheap way that are not cropped follow as they were guessed.
         seen, others = boxes[:cropped], boxes[cropped:]
-        objectness = self._objectness(embed_exactly(pixels, seen, self.encoder))
+        objectness = self.ask(pixels, seen)[1]
         return torch.cat([seen[nms(seen, objectness, NMS_IOU)], others])[:CANDIDATES]
+
+    def ask(self, pixels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings [R, D] of 1x crops of boxes [R, 4], padded to squares, and objectness [R]."""
+        embeddings = embed_exactly(pixels, boxes, self.encoder)
+        seen = certainty(embeddings, self.texts, self.encoder.temperature)
+        return embeddings, seen.objectness
 
     def _first(
         self, pixels: Tensor, boxes: Tensor, encoder: ImageEncoder
@@ -143,9 +153,6 @@ class RegionChoice:
         chosen, every, weights = (torch.cat(column) for column in columns)
         return chosen, every, weights
 
-    def _objectness(self, embeddings: Tensor) -> Tensor:
-        return certainty(embeddings, self.texts, self.encoder.temperature).objectness
-
     def as_settings(self) -> dict[str, Any]:
         """What decides the regions, but for the teacher."""
         return {
@@ -153,7 +160,7 @@ class RegionChoice:
             "regions": TEACHER,
             "kept": self.count,
             "pick": self.pick,
-            "way": "exact" if self.dense is None else self._way,
+            "way": "exact" if self.shortlist is None else self._way,
             "names": self.names.as_settings(),
             "base": self.truth.fingerprint,
             "seed": self.seed,
@@ -161,7 +168,7 @@ class RegionChoice:
 
     @property
     def _way(self) -> str:
-        return f"dense, {self.shortlist:g} cropped, aligned on {FITTED_IMAGES} images"
+        return f"{self.shortlist:g} cropped, by a student of {FITTED_IMAGES} images"
 
     @property
     def provenance(self) -> str:

@@ -24,17 +24,15 @@ from vildcli.teacher.cache import (
     find_image_files,
 )
 from vildcli.teacher.chosen_regions import (
+    SHORTLIST,
     TEACHER,
     Pick,
     RegionChoice,
-    embed_exactly,
     object_encoder,
     refuse_empty_pick,
     usual_pick,
 )
 from vildcli.teacher.crops import ImageEncoder
-from vildcli.teacher.dense_alignment import open_alignment
-from vildcli.teacher.dense_anchors import dense_embed_of
 from vildcli.teacher.encoder import image_encoder_of
 from vildcli.teacher.figures import (
     TeacherFigures,
@@ -45,6 +43,7 @@ from vildcli.teacher.figures import (
 from vildcli.teacher.ground_truth import base_truth
 from vildcli.teacher.known_names import ALL, known_names
 from vildcli.teacher.proposals import open_proposals
+from vildcli.teacher.thumbnail_student import open_student
 from vildcli.text.bank import embed_categories
 from vildcli.text.encoder import text_encoder_of
 from vildcli.text.open_clip_models import LoadedClip, load_open_clip
@@ -208,24 +207,24 @@ def _choice(
             truth=truth,
             count=options.regions,
             pick=pick,
-            dense=None if options.exact_regions else dense_embed_of(clip, encoder),
+            shortlist=None if options.exact_regions else SHORTLIST,
         )
         settings = {**choice.as_settings(), "prompts": prompts.fingerprint}
 
         def begin(out: Path, advance: Advance) -> RegionChoice:
-            if choice.dense is None:
+            if choice.shortlist is None:
                 return choice
-            alignment = open_alignment(
+            student = open_student(
                 out,
                 annotations.images,
                 options.images,
-                dense=choice.dense,
-                exact=lambda pixels, boxes: embed_exactly(pixels, boxes, encoder),
+                ask=choice.ask,
                 stride=choice.stride,
                 seed=choice.seed,
+                device=device,
                 advance=advance,
             )
-            return replace(choice, dense=alignment.of(choice.dense))
+            return replace(choice, guess=student)
 
         return _Source(begin, object_encoder(encoder), settings, choice.provenance)
 
