@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from stub_model import StubLabeller, StubModel, draw_images
@@ -124,6 +125,16 @@ def test_stored_regions__are_those_of_the_detector(tmp_path: Path) -> None:
         assert stored.image_side is None
         for name in ("boxes", "proposals", "objectness", "masks", "text_side"):
             assert torch.equal(getattr(stored, name), getattr(regions, name))
+
+
+def test_stored_regions__of_float16_have_no_dictionary(tmp_path: Path) -> None:
+    """It would take four times as long to read them."""
+    run = detected(tmp_path)
+    group = pq.ParquetFile(part_path(run, "regions", 0)).metadata.row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    plain = {c.path_in_schema for c in columns if not c.has_dictionary_page}
+    assert "text_side.list.element" in plain
+    assert plain.isdisjoint({"image_id", "box.list.element", "mask"})
 
 
 def test_stored_regions__of_a_unit_without_any(tmp_path: Path) -> None:

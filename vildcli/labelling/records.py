@@ -212,11 +212,26 @@ def _write(path: Path, content: pa.Table, *, keep_other: bool = False) -> None:
 
 def _write_parquet(content: pa.Table, path: Path) -> None:
     try:
-        pq.write_table(content, path, compression="zstd")
+        pq.write_table(content, path, compression="zstd", use_dictionary=_repeating(content.schema))
     except OSError as error:  # Arrow's text is about itself: what the system says is kept alone
         if error.errno is None:
             raise
         raise OSError(error.errno, os.strerror(error.errno)) from error
+
+
+def _repeating(schema: pa.Schema) -> bool | list[str]:
+    """The leaf columns that a dictionary may shorten, or all.
+
+    No number of a region's float16 embedding comes twice as a rule, and without a dictionary they
+    are read in a quarter of the time.
+    """
+    if "text_side" not in schema.names:
+        return True
+    return [
+        f"{f.name}.list.element" if f.type.num_fields else f.name
+        for f in schema
+        if f.type != _EMBEDDING
+    ]
 
 
 def read_part(run: Path, table: str, unit: int, columns: Sequence[str] | None = None) -> pa.Table:
