@@ -9,9 +9,9 @@ regions of whole runs and writes their labels. Random embeddings; one of names, 
 attributes moves at a time, the others stay at 1,203, 300 and none.
 
 Every measurement is a process of its own, forked with torch loaded: its peak memory is what it took
-beyond that, embeddings of the names included. Turns alternate; times are CPU time, medians. The
-limit is the longer of FLOPs and bytes over what this machine does in a product of large matrices
-and in a copy, by CPU time too.
+beyond that, embeddings of the names included. Turns of a curve alternate; times are CPU time,
+medians. The limit is the longer of FLOPs and bytes over what this machine does in a product of
+large matrices and in a copy, by CPU time too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
@@ -76,42 +76,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(command_line("benchmarks.growth"))
     print(f"{rates.flops / 1e9:.1f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s, in CPU time")
     with tempfile.TemporaryDirectory(prefix="vildcli-growth-", dir=given.folder) as folder:
-        points = _points(given, Path(folder))
-        taken: dict[Point, list[Measured]] = {point: [] for point in points}
-        for _ in range(given.turns):
-            for point in points:
-                taken[point].append(_alone(measure, point))
-        rows = [_row(point, turns, rates) for point, turns in taken.items()]
-    for row in rows:
-        said = ", ".join(f"{value} {key}" for key, value in row.measured.items())
-        print(f"{row.row:8} {row.parameters}: {said}")
-    if given.out:
-        record(rows, given.out)
+        for curve in _curves(given, Path(folder)):
+            taken: dict[Point, list[Measured]] = {point: [] for point in curve}
+            for _ in range(given.turns):
+                for point in curve:
+                    taken[point].append(_alone(measure, point))
+            rows = [_row(point, turns, rates) for point, turns in taken.items()]
+            for row in rows:
+                said = ", ".join(f"{value} {key}" for key, value in row.measured.items())
+                print(f"{row.row:8} {row.parameters}: {said}", flush=True)
+            if given.out:
+                record(rows, given.out)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--names", type=int, nargs="+", default=[80, 1203, 5000, 20_000])
-    parser.add_argument("--regions", type=int, nargs="+", default=[100, 300, 1000])
-    parser.add_argument("--attributes", type=int, nargs="+", default=[0, 11, 22, 44])
-    parser.add_argument("--images", type=int, nargs="+", default=[500, 1500, 5000])
+    parser.add_argument("--names", type=int, nargs="*", default=[80, 1203, 5000, 20_000])
+    parser.add_argument("--regions", type=int, nargs="*", default=[100, 300, 1000])
+    parser.add_argument("--attributes", type=int, nargs="*", default=[0, 11, 22, 44])
+    parser.add_argument("--images", type=int, nargs="*", default=[500, 1500, 5000])
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where runs are made")
     parser.add_argument("--out", type=Path, help="record in this JSON file")
     return parser.parse_args(arguments)
 
 
-def _points(given: argparse.Namespace, folder: Path) -> list[Point]:
-    points = [
-        *(Point("names", names=n) for n in given.names),
-        *(Point("regions", regions=n) for n in given.regions),
-        *(Point("attributes", attributes=n) for n in given.attributes),
-    ]
+def _curves(given: argparse.Namespace, folder: Path) -> Iterator[list[Point]]:
+    yield [Point("names", names=n) for n in given.names]
+    yield [Point("regions", regions=n) for n in given.regions]
+    yield [Point("attributes", attributes=n) for n in given.attributes]
+    stored = []
     for images in given.images:
         run = folder / f"run{images}"
         relabel.make_run(run, images, IMAGE_REGIONS)
-        points.append(Point("images", IMAGE_NAMES, IMAGE_REGIONS, ATTRIBUTES, images, run))
-    return points
+        stored.append(Point("images", IMAGE_NAMES, IMAGE_REGIONS, ATTRIBUTES, images, run))
+    yield stored
 
 
 def _alone(work: Any, point: Point) -> Any:
