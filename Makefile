@@ -8,7 +8,7 @@ DEVELOPMENT := $(VENV)/.installed-development
 MONGO := .mongo/.fetched
 LIBRARIES := $(VENV)/.system-packages
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check ratios docs clean
 
 # The small world end to end. Options of the command: make demo ARGS="--out runs/mine".
 demo: $(RUNTIME)
@@ -24,10 +24,16 @@ check: $(DEVELOPMENT)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# How many times faster we are than what people do otherwise, beside what was recorded: alone on the
+# machine, on one core. On another machine, or where a loss is meant: make ratios ARGS=--record.
+ratios: $(DEVELOPMENT)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.ratios $(ARGS)
+
 # Pages that are made from the code.
 docs: $(RUNTIME)
 	$(VENV)/bin/python docs/build_systems.py
 	$(VENV)/bin/python docs/build_results.py
+	$(VENV)/bin/python docs/build_performance.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
