@@ -1,8 +1,8 @@
 """One question after the other on the same image, by `vildcli ask`: what each takes.
 
-    python benchmarks/ask.py                                       # R50 at 1,024, ViT-B/32's text
-    python benchmarks/ask.py --prompts single --threads 2
-    python benchmarks/ask.py --size 128 --width 16 --texts 2 --questions 3
+    python -m benchmarks.ask                                       # R50 at 1,024, ViT-B/32's text
+    python -m benchmarks.ask --prompts single --threads 2
+    python -m benchmarks.ask --size 128 --width 16 --texts 2 --questions 3
 
 The image is detected once. Then every question has texts that were never asked before (they are
 encoded through every template), and is asked again in other words' company (nothing is encoded).
@@ -12,11 +12,7 @@ Weights are random and so is the image. Medians; the picture is what `vildcli as
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +26,7 @@ import open_clip
 import torch
 from torch import Tensor
 
+from benchmarks.recording import Row, command_line, hardware, record
 from vildcli.detector.architecture import ARCHITECTURES
 from vildcli.detector.detector import Detector
 from vildcli.labelling.ask import AskingModel, TextReader, answer, find_regions
@@ -74,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The first question of each kind warms up.
     medians = {what: statistics.median(seconds[1:]) for what, seconds in times.items()}
     _show(detection, medians, len(found), given)
+    if given.out:
+        record([_record(detection, medians, len(found), given)], given.out)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -86,6 +85,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=1024, help="pixels of the detector's canvas")
     parser.add_argument("--width", type=int, default=256, help="channels of its pyramid")
     parser.add_argument("--threads", type=int, help="of torch  [default: all]")
+    parser.add_argument("--out", type=Path, help="record in this JSON file")
+    parser.add_argument("--note", default="", help="recorded: what a reader must know")
     return parser.parse_args(arguments)
 
 
@@ -115,13 +116,32 @@ def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
     return result, time.perf_counter() - begin
 
 
+def _record(
+    detection: float, medians: dict[str, float], regions: int, given: argparse.Namespace
+) -> Row:
+    seconds = {"detection": detection, **medians}
+    return Row(
+        item="ask",
+        row="vildcli ask",
+        parameters={
+            "regions": regions,
+            "texts": given.texts,
+            "prompts": given.prompts,
+            "pixels": given.size,
+            "questions": given.questions,
+        },
+        measured={f"{what} ms": round(value * 1e3, 2) for what, value in seconds.items()},
+        hardware=hardware(given.device),
+        command=command_line("benchmarks.ask"),
+        note=given.note,
+    )
+
+
 def _show(
     detection: float, medians: dict[str, float], regions: int, given: argparse.Namespace
 ) -> None:
-    threads = f"{torch.get_num_threads()} threads, {os.cpu_count()} cores"
-    where = platform.processor() or platform.machine()
-    print(f"{date.today()}, {where}, {threads}, torch {torch.__version__}")
-    print(f"python {shlex.join(sys.argv)}")
+    print(f"{date.today()}, {hardware(given.device)}, torch {torch.__version__}")
+    print(command_line("benchmarks.ask"))
     print(f"{regions} regions, {given.texts} texts a question, {given.prompts}")
     print(f"detection, once         {detection * 1e3:10.1f} ms")
     for what, seconds in medians.items():

@@ -1,8 +1,8 @@
 """A vocabulary times an attribute set: factorised scores beside a flattened text bank, in one run.
 
-    python benchmarks/attributes.py                        # 1,203 x 11, ViT-B/32's text tower
-    python benchmarks/attributes.py --prompts vild-63 --device cuda
-    python benchmarks/attributes.py --categories 80 --images 5
+    python -m benchmarks.attributes                        # 1,203 x 11, ViT-B/32's text tower
+    python -m benchmarks.attributes --prompts vild-63 --device cuda
+    python -m benchmarks.attributes --categories 80 --images 5
 
 Factorised: p + q texts; every region is scored against p names, the labelled ones against q values.
 Flattened: p x q texts ("red apple"), and every region is scored against all of them. The encoder
@@ -13,15 +13,12 @@ same policy. On every image both have their turn; what is reported is the median
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import open_clip
@@ -29,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks.recording import Row, command_line, hardware, record
 from vildcli.detector.scoring import Fusion, ScoringHead
 from vildcli.labelling.labeller import AttributeSet, LabelPolicy, VocabularyLabeller
 from vildcli.text.bank import embed_categories
@@ -69,13 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if i >= WARM_UP:
                 times[name].append(seconds)
     counts = (len(names) + len(values), len(joint))
-    rows = [
-        ("texts encoded", *counts),
+    sizes = [count * encoder.width * 4 / 2**20 for count in counts]
+    image_ms = [statistics.median(seconds) * 1e3 for seconds in times.values()]
+    rows: list[tuple[str, float, float]] = [
+        ("texts encoded", counts[0], counts[1]),
         ("encoding, s", factorised_seconds, flattened_seconds),
-        ("text embeddings, MiB", *(n * encoder.width * 4 / 2**20 for n in counts)),
-        ("an image, ms", *(statistics.median(t) * 1e3 for t in times.values())),
+        ("text embeddings, MiB", sizes[0], sizes[1]),
+        ("an image, ms", image_ms[0], image_ms[1]),
     ]
     _show(rows, given, len(names), len(values))
+    if given.out:
+        record(_records(rows, given, len(names), len(values)), given.out)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -87,6 +89,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--attributes", type=int, default=11, help="at most 11")
     parser.add_argument("--regions", type=int, default=300, help="regions an image")
     parser.add_argument("--images", type=int, default=50, help="images that are measured")
+    parser.add_argument("--out", type=Path, help="record in this JSON file")
+    parser.add_argument("--note", default="", help="recorded: what a reader must know")
     return parser.parse_args(arguments)
 
 
@@ -140,14 +144,36 @@ def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
     return result, time.perf_counter() - begin
 
 
+def _records(
+    rows: Sequence[tuple[str, float, float]], given: argparse.Namespace, names: int, values: int
+) -> list[Row]:
+    """Keys end in their unit."""
+    units = ("texts", "encoding s", "embeddings MiB", "image ms")
+    return [
+        Row(
+            item="attributes",
+            row=who,
+            parameters={
+                "names": names,
+                "values": values,
+                "prompts": given.prompts,
+                "regions": given.regions,
+                "images": given.images,
+            },
+            measured={unit: round(row[1:][side], 3) for unit, row in zip(units, rows, strict=True)},
+            hardware=hardware(given.device),
+            command=command_line("benchmarks.attributes"),
+            note=given.note,
+        )
+        for side, who in enumerate(("factorised", "flattened"))
+    ]
+
+
 def _show(
     rows: Sequence[tuple[str, float, float]], given: argparse.Namespace, names: int, values: int
 ) -> None:
-    threads = f"{torch.get_num_threads()} threads, {os.cpu_count()} cores"
-    hardware = torch.cuda.get_device_name() if given.device != "cpu" else platform.processor()
-    where = hardware or platform.machine()
-    print(f"{date.today()}, {where}, {threads}, torch {torch.__version__}")
-    print(f"python {shlex.join(sys.argv)}")
+    print(f"{date.today()}, {hardware(given.device)}, torch {torch.__version__}")
+    print(command_line("benchmarks.attributes"))
     print(f"{names} names x {values} values, {given.prompts}, {given.regions} regions an image")
     print(f"{'':22} {'factorised':>12} {'flattened':>12} {'ratio':>8}")
     for what, ours, theirs in rows:

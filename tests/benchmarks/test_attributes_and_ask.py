@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,9 +34,12 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     return load_script
 
 
-def test_attributes(load: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> None:
+def test_attributes(
+    load: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "performance.json"
     small = ["--categories", "6", "--attributes", "3", "--regions", "20", "--images", "2"]
-    load("attributes").main(small)
+    load("attributes").main([*small, "--out", str(out)])
     lines = capsys.readouterr().out.splitlines()
     assert f"torch {torch.__version__}" in lines[0]
     assert lines[1].startswith("python ")
@@ -48,12 +52,17 @@ def test_attributes(load: Callable[[str], ModuleType], capsys: pytest.CaptureFix
     ]
     for line in lines[5:]:
         assert all(float(number) > 0 for number in line[22:].split())
+    recorded = {row["row"]: row["measured"]["texts"] for row in json.loads(out.read_text())}
+    assert recorded == {"factorised": 9, "flattened": 18}
 
 
 @pytest.mark.slow
-def test_ask(load: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> None:
+def test_ask(
+    load: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "performance.json"
     small = ["--size", "64", "--width", "8", "--texts", "2", "--questions", "2"]
-    load("ask").main([*small, "--prompts", "single"])
+    load("ask").main([*small, "--prompts", "single", "--out", str(out)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].endswith("2 texts a question, single")
     assert [line[:24].strip() for line in lines[3:]] == [
@@ -69,3 +78,6 @@ def test_ask(load: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[st
     ]
     milliseconds = {line[:24].strip(): float(line.split()[-2]) for line in lines[3:]}
     assert milliseconds["new texts, encode"] > milliseconds["known texts, encode"]
+    (row,) = json.loads(out.read_text())
+    recorded = row["measured"]["known texts, score ms"]
+    assert recorded == pytest.approx(milliseconds["known texts, score"], abs=0.06)
