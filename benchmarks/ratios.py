@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -76,7 +77,7 @@ class Found:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     given = _arguments(arguments)
-    torch.set_num_threads(1)
+    _stay_on_one_core()
     cases = [case for case in CASES if given.cases is None or case.name in given.cases]
     recorded = json.loads(given.file.read_text())["ratios"] if given.file.exists() else {}
     if given.record:
@@ -98,6 +99,13 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", choices=[case.name for case in CASES])
     parser.add_argument("--file", type=Path, default=RECORD)
     return parser.parse_args(arguments)
+
+
+def _stay_on_one_core() -> None:
+    """So that a ratio does not depend on how many there are, and who uses them."""
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def _about() -> dict[str, Any]:

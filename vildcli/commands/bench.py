@@ -107,7 +107,8 @@ def command(
     """Say what an image takes on this machine, stage by stage, and what bounds each stage.
 
     SOURCE is a folder or an image; without one a 640x480 JPEG is drawn. Without --model the weights
-    are random: that changes the labels, not the times.
+    are random: that changes the labels, not the times. Masks and records are made of all regions,
+    as with detect --keep-regions.
     """
     from vildcli.labelling.stage_times import draw_photograph, machine_rates, measure_stages
 
