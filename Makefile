@@ -15,9 +15,10 @@ demo: $(RUNTIME)
 	$(VENV)/bin/vildcli demo $(ARGS)
 
 # The whole suite, a process for each core: two torch processes of several threads slow each other
-# down many times. One part of it: make test ARGS=tests/export.
+# down many times. Files go to whoever is free in the order of tests/conftest.py, not the one with
+# most tests first. One part of it: make test ARGS=tests/export.
 test: $(DEVELOPMENT) $(LIBRARIES) $(MONGO)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(DEVELOPMENT)
 	$(VENV)/bin/ruff check .
