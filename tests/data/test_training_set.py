@@ -393,6 +393,7 @@ def test_photographs__masks_lie_in_their_boxes() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than cores
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_loading_processes_give_the_same_examples(tmp_path: Path, start: str) -> None:
     path = write_images(tmp_path)
