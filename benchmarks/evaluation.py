@@ -86,8 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(", ".join(f"{name} {version(name)}" for name in ("hotcoco", "lvis", "pycocotools")))
     print(command_line("benchmarks.evaluation"))
     print(f"{given.images} images, {given.images * given.detections} detections")
-    head = ("", "", "s", "CPU s", "peak MiB", "ratio", "difference")
-    print("{:<7}{:<13}{:>9}{:>9}{:>10}{:>9}{:>12}".format(*head))
+    head = ("", "", "s", "CPU s", "peak MiB", "ratio", "CPU ratio", "difference")
+    print("{:<7}{:<13}{:>9}{:>9}{:>10}{:>9}{:>11}{:>12}".format(*head))
     for iou_type in ("bbox", "segm")[given.masks == "only" : 1 + (given.masks != "no")]:
         rows = _rows(given, iou_type, _turns(given, iou_type))
         for row in rows:
@@ -325,6 +325,9 @@ def _rows(given: argparse.Namespace, iou_type: str, turns: dict[str, list[Measur
         if not given.ours_only:
             metrics = (of_one[0].metrics, turns[first][0].metrics)
             measured["ratio"] = round(median(first, "seconds") / median(name, "seconds"), 1)
+            measured["CPU ratio"] = round(
+                median(first, "cpu_seconds") / median(name, "cpu_seconds"), 1
+            )
             measured["difference"] = float(np.abs(np.subtract(*metrics)).max())
         rows.append(
             Row(
@@ -356,7 +359,7 @@ def _show(row: Row) -> None:
     )
 
 
-_COMPARED = {"ratio": ">9.1f", "difference": ">12.1e"}
+_COMPARED = {"ratio": ">9.1f", "CPU ratio": ">11.1f", "difference": ">12.1e"}
 
 
 if __name__ == "__main__":
