@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,11 @@ from vildcli.runs import read_run
 from vildcli.systems import SYSTEMS
 from vildcli.text.bank import load_text_bank
 from vildcli.text.open_clip_models import save_open_clip
+from vildcli.training import session
 from vildcli.training.finetune import finetune_classifier
 from vildcli.training.inputs import TrainingOptions
 from vildcli.training.own_cache import usual_proposals
+from vildcli.training.processes import Processes
 from vildcli.training.session import train_system
 from vildcli.vocabulary.category import Category, Vocabulary
 
@@ -105,8 +108,12 @@ def refusal(options: TrainingOptions, out: Path) -> VildError:
     return error.value
 
 
-@pytest.mark.parametrize("backbone", NARROW)
-@pytest.mark.parametrize("system", TRAINED)
+# Every row on the small backbone; on the large one a row of each kind of head.
+@pytest.mark.parametrize(
+    ("system", "backbone"),
+    [(system, "small") for system in TRAINED]
+    + [(system, "resnet50") for system in ("supervised", "vild-ensemble", "ezsd")],
+)
 def test_every_row__steps_saves_loads_and_detects(
     system: str, backbone: str, tmp_path: Path
 ) -> None:
@@ -365,6 +372,23 @@ def test_finetuned_classifier__needs_a_model_with_words(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_of_several_processes_talks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    monkeypatch.setattr(
+        session, "open_processes", lambda device: nullcontext(Processes(torch.device(device), rank))
+    )
+    options = options_of(tmp_path, "vild-text", drop_degenerate=True, prompts="no-such-prompts")
+    rewrite(options.train, lambda content: content["annotations"][0].update(bbox=[5, 5, 0, 9]))
+    said: list[str] = []
+    with pytest.raises(VildError, match="no-such-prompts"):
+        train_system(
+            options, tmp_path / "out", force=False, progress=console.progress, say=said.append
+        )
+    assert said == (["Left out objects without area: 1."] if rank == 0 else [])
+
+
 @pytest.mark.slow
 def test_two_processes_train_on_what_one_would(tmp_path: Path) -> None:
     folder = tmp_path / "data"
@@ -374,7 +398,7 @@ def test_two_processes_train_on_what_one_would(tmp_path: Path) -> None:
         *("--images", str(folder), "--teacher", save_clip(tmp_path / "clip"), "--steps", "2"),
         *("--batch", "4", "--frozen-norms", "all", "--device", "cpu", "--offline"),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
 
     def losses(name: str, *starter: str) -> list[dict[str, float]]:
         command = [sys.executable, *starter, "-m", "vildcli", *arguments, "--out", name]
@@ -382,6 +406,8 @@ def test_two_processes_train_on_what_one_would(tmp_path: Path) -> None:
             command, cwd=tmp_path, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
+        for line in ("Training vild-text: 2/2", "Model: ", "Next: "):
+            assert done.stderr.count(line) == 1, done.stderr
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 

@@ -243,9 +243,12 @@ def command(
 
 
 def _train(options: TrainingOptions, out: Path, force: bool) -> None:
+    from vildcli.training.processes import is_first_process
     from vildcli.training.session import train_system
 
     model = train_system(options, out, force=force, progress=console.progress, say=console.say)
+    if not is_first_process():
+        return
     console.say(f"Model: {model}")
     console.say(f"Report: {out / 'report.md'}")
     console.say(f"Next: {console.program()} detect PHOTOS --model {out} --vocab coco")
@@ -253,10 +256,13 @@ def _train(options: TrainingOptions, out: Path, force: bool) -> None:
 
 def _finetune(options: TrainingOptions, out: Path, force: bool) -> None:
     from vildcli.training.finetune import finetune_classifier
+    from vildcli.training.processes import is_first_process
 
     bank = finetune_classifier(
         options, out, force=force, progress=console.progress, say=console.say
     )
+    if not is_first_process():
+        return
     console.say(f"Classifier: {bank}")
     console.say(
         f"Next: {console.program()} evaluate --model {options.init} --text-bank {bank} "

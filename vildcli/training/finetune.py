@@ -31,7 +31,7 @@ from vildcli.training.inputs import (
     make_training_set,
     plan_batches,
 )
-from vildcli.training.processes import Processes, open_processes
+from vildcli.training.processes import Processes, open_processes, say_nothing, show_nothing
 from vildcli.training.report import write_report
 from vildcli.training.session import KIND, training_context
 from vildcli.training.train import train_detector
@@ -60,6 +60,8 @@ def finetune_classifier(
             "--finetune-classifier starts from a trained model.", hint="Give --init MODEL."
         )
     with open_processes(options.device) as processes:
+        if not processes.is_first:
+            progress, say = show_nothing, say_nothing
         source = load_model(options.init, torch.device("cpu"))
         if source.detector.background is None:
             raise ModelError(

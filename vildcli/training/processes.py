@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vildcli.console import Advance
 from vildcli.devices import choose_device
 from vildcli.errors import ModelError
 
@@ -78,6 +79,27 @@ def open_processes(device: str | None) -> Iterator[Processes]:
         yield Processes(chosen, distributed.get_rank(), world)
     finally:
         distributed.destroy_process_group()
+
+
+def is_first_process() -> bool:
+    """Whether this is the one that talks, also before and after the processes have joined."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say_nothing(line: str) -> None:
+    """What the other processes say: the same as the first."""
+
+
+@contextmanager
+def show_nothing(title: str, total: int | None) -> Iterator[Advance]:
+    """A progress bar of the other processes."""
+
+    def advance(
+        steps: int = 1, note: str | None = None, facts: Mapping[str, object] | None = None
+    ) -> None:
+        return
+
+    yield advance
 
 
 def _own_device(device: str | None, local: int) -> torch.device:

@@ -34,7 +34,7 @@ from vildcli.training.inputs import (
     recipe_of,
 )
 from vildcli.training.own_cache import check_cache, make_cache, usual_proposals
-from vildcli.training.processes import Processes, open_processes
+from vildcli.training.processes import Processes, open_processes, say_nothing, show_nothing
 from vildcli.training.recipe import Recipe
 from vildcli.training.report import write_report
 from vildcli.training.train import train_detector
@@ -65,6 +65,8 @@ def train_system(
         ModelError, DataError: something does not fit; before the first step.
     """
     with open_processes(options.device) as processes:
+        if not processes.is_first:
+            progress, say = show_nothing, say_nothing
         return _train(options, out, force, progress, say, processes)
 
 
