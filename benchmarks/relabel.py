@@ -1,6 +1,6 @@
 """Stored regions to labels of another vocabulary: seconds an image, and memory as a run grows.
 
-    python -m benchmarks.relabel                                    # 16 images x 1,000 regions
+    python -m benchmarks.relabel                                    # 64 images x 1,000 regions
     python -m benchmarks.relabel --images 100 1000 --attributes colours   # the last: 1 M regions
     python -m benchmarks.relabel --images 2 --regions 50 --repeats 1      # smoke
 
@@ -104,7 +104,7 @@ def _turns(images: int, given: argparse.Namespace) -> list[Measured]:
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--images", type=int, nargs="+", default=[16], help="sizes of the run")
+    parser.add_argument("--images", type=int, nargs="+", default=[64], help="sizes of the run")
     parser.add_argument("--regions", type=int, default=1000, help="regions an image")
     parser.add_argument("--names", type=int, default=1203)
     parser.add_argument("--attributes", metavar="A", help="colours, or a file of attributes")
