@@ -166,7 +166,9 @@ def test_select__isal_by_lissa_reports_its_scales(
 ) -> None:
     more = ("--inverse", "lissa", "--chains", 2, "--depth", 4, "--json")
     assert select(place, tmp_path / "next.txt", *held(place), *more) == 0
-    found = json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)
+    assert "Scales of LiSSA: objectness " in shown.err
     assert set(found["scales"]) == {"objectness", "deltas", "boxes", "projection"}
     assert all(scale >= 1 for scale in found["scales"].values())
     assert set(found["resets"].values()) == {0}

@@ -280,6 +280,9 @@ def _influences(
 
 
 def _warn(found: Influences) -> None:
+    if scales := found.inverse.scales:
+        said = ", ".join(f"{layer} {scale:g}" for layer, scale in scales.items())
+        console.say(f"Scales of LiSSA: {said}")
     for layer, times in found.inverse.resets.items():
         if times:
             console.warn(f"LiSSA began anew {times} times at {layer}: its product was not finite.")

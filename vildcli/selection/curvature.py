@@ -156,6 +156,7 @@ def find_scales(
     *,
     damping: float = LISSA_DAMPING,
     steps: int = TRIAL_STEPS,
+    advance: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
     """For each layer the smallest scale of 1, 10, 100, … that its recursion does not diverge at.
 
@@ -168,6 +169,7 @@ def find_scales(
         for step in range(steps):
             one = passes[step % len(passes)]()
             h = _lissa_step(one, gradient, h, damping, scales, dict.fromkeys(gradient, 0))
+            advance()
             limits = {layer: float(v.norm()) / damping for layer, v in gradient.items()}
             diverged = {
                 layer

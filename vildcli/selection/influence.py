@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,7 @@ from vildcli.labelling.words import Words
 from vildcli.runs import file_sha256, open_run, read_run, write_atomically, write_json
 from vildcli.selection.curvature import (
     Inverse,
+    find_scales,
     influence,
     kronecker_inverse,
     lissa,
@@ -43,7 +45,7 @@ from vildcli.selection.curvature import (
     unknown_layers,
 )
 from vildcli.selection.detector_pass import DetectorLoss, as_known, refuse_unknown
-from vildcli.selection.last_layers import HeadPass
+from vildcli.selection.last_layers import HeadPass, Weights
 from vildcli.selection.pool import Candidate, Pool
 from vildcli.selection.reference import Reference, ReferenceImage
 
@@ -245,37 +247,40 @@ def _direction(
     file = work / DIRECTION_FILE
     if file.exists():
         return _read_direction(file, loss.detector.device)
-    count = len(reference.images)
-    steps = {"ekfac": 3 * count, "none": count, "lissa": count + options.chains * options.depth}
-    with progress("Reading the reference set", steps[options.inverse]) as advance:
+    places = range(len(reference.images))
+
+    def make(place: int) -> HeadPass:
+        return _reference_pass(loss, reference.images[place], place)
+
+    rounds = 3 if options.inverse == "ekfac" else 1
+    with progress("Reading the reference set", rounds * len(places)) as advance:
 
         def passes() -> Iterator[HeadPass]:
-            for place in range(count):
+            for place in places:
                 yield make(place)
                 advance()
 
-        def make(place: int) -> HeadPass:
-            return _reference_pass(loss, reference.images[place], place)
-
         gradient = mean_gradient(passes())
-        if options.inverse == "none":
-            found = Inverse(gradient)
-        elif options.inverse == "ekfac":
+        found = Inverse(gradient)
+        if options.inverse == "ekfac":
             found = kronecker_inverse(passes, gradient)
-        else:
-            found = lissa(
-                [_maker(make, place) for place in range(count)],
-                gradient,
-                chains=options.chains,
-                depth=options.depth,
-                advance=advance,
-            )
+    if options.inverse == "lissa":
+        found = _lissa([partial(make, place) for place in places], gradient, options, progress)
     _write_direction(file, found)
     return found
 
 
-def _maker(make: Callable[[int], HeadPass], place: int) -> Callable[[], HeadPass]:
-    return lambda: make(place)
+def _lissa(
+    passes: Sequence[Callable[[], HeadPass]],
+    gradient: Weights,
+    options: InfluenceOptions,
+    progress: Progress,
+) -> Inverse:
+    with progress("Trying scales for LiSSA", None) as advance:
+        scales = find_scales(passes, gradient, advance=advance)
+    chains, depth = options.chains, options.depth
+    with progress("Running the chains of LiSSA", chains * depth) as advance:
+        return lissa(passes, gradient, chains=chains, depth=depth, scales=scales, advance=advance)
 
 
 def _reference_pass(loss: DetectorLoss, image: ReferenceImage, place: int) -> HeadPass:
