@@ -6,22 +6,13 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from shared_run import draw_noise, parts
 from tiny_student import save_clip, save_student
 
 from vildcli.cli import run
-from vildcli.labelling.records import SCHEMAS, done_units, part_path
-
-
-def parts(folder: str) -> dict[str, bytes]:
-    return {
-        f"{table}/{unit}": part_path(Path(folder), table, unit).read_bytes()
-        for table in SCHEMAS
-        for unit in done_units(Path(folder))
-    }
+from vildcli.labelling.records import part_path
 
 
 @pytest.mark.slow
@@ -33,19 +24,14 @@ def test_devices__write_what_one_device_writes(
     monkeypatch.setenv("VILDCLI_CACHE", str(tmp_path / "cache"))
     torch.set_num_threads(1)
     save_student(tmp_path / "model.safetensors", save_clip(tmp_path / "clip"))
-    Path("photos").mkdir()
-    generator = np.random.default_rng(0)
-    for i in range(20):
-        pixels = generator.integers(0, 256, (40, 30, 3), np.uint8)
-        Image.fromarray(pixels).save(f"photos/{i:02d}.png")
-    (tmp_path / "photos" / "bad.png").touch()
+    draw_noise(tmp_path / "photos", 19)
     command = ["detect", "photos", "--model", "model.safetensors", "--classes", "apple, plum"]
     command += ["--regions", "8", "--offline", "--keep-regions"]
     assert run([*command, "--out", "one", "--device", "cpu"]) == 3
     capsys.readouterr()
     assert run([*command, "--out", "two", "--devices", "cpu,cpu", "--json"]) == 3
     shown = capsys.readouterr()
-    assert parts("two") == parts("one")
+    assert parts(Path("two")) == parts(Path("one"))
     assert json.loads(shown.out)["labelled"] == 20
     assert "Starting two: 21 images to label in 2 units." in shown.err
     assert "Labelling: 21/21  " in shown.err
@@ -54,4 +40,4 @@ def test_devices__write_what_one_device_writes(
     # So that either goes on with what the other began.
     part_path(Path("two"), "images", 1).unlink()
     assert run([*command, "--out", "two", "--device", "cpu"]) == 3
-    assert parts("two") == parts("one")
+    assert parts(Path("two")) == parts(Path("one"))

@@ -9,54 +9,25 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
-from tiny_student import save_clip, save_student
+from shared_run import JOB, VOCABULARY, draw_noise, opened, parts, student_options
 
 from vildcli.errors import ModelError, RunError
 from vildcli.labelling import many_devices
-from vildcli.labelling.label import LabellingJob, Watch, label_images
+from vildcli.labelling.label import Watch, label_images
 from vildcli.labelling.many_devices import label_on_devices, refuse_mixed
 from vildcli.labelling.model import open_labelling_model
 from vildcli.labelling.options import LabellingOptions
-from vildcli.labelling.records import SCHEMAS, done_units, part_path
-from vildcli.labelling.run import LabellingRun, open_labelling_run
-from vildcli.labelling.sources import find_images
-from vildcli.vocabulary.category import Category, Vocabulary
-
-VOCABULARY = Vocabulary("fruit", (Category(1, "apple"), Category(2, "plum")))
-JOB = LabellingJob(keep_regions=True, batch_size=4, workers=1)
+from vildcli.labelling.records import done_units
 
 
 @pytest.fixture
 def options(tmp_path: Path) -> LabellingOptions:
-    clip = save_clip(tmp_path / "clip")
-    model = save_student(tmp_path / "model.safetensors", clip)
-    return LabellingOptions(model=str(model), regions=8, context="none", offline=True, device="cpu")
+    return student_options(tmp_path)
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    generator = torch.Generator().manual_seed(0)
-    for i in range(40):  # three units
-        pixels = torch.randint(0, 256, (40, 30, 3), generator=generator, dtype=torch.uint8)
-        Image.fromarray(pixels.numpy()).save(folder / f"{i:02d}.png")
-    (folder / "bad.png").write_text("hello")
-    (folder / "copy.png").write_bytes((folder / "07.png").read_bytes())
-    return folder
-
-
-def opened(folder: Path, photos: Path) -> LabellingRun:
-    return open_labelling_run(folder, find_images([str(photos)]), {}, VOCABULARY, dedupe=True)
-
-
-def parts(run: Path) -> dict[str, bytes]:
-    return {
-        f"{table}/{unit}": part_path(run, table, unit).read_bytes()
-        for table in SCHEMAS
-        for unit in done_units(run)
-    }
+    return draw_noise(tmp_path / "photos", 40)  # three units
 
 
 @pytest.mark.slow

@@ -28,17 +28,6 @@ SHARED = Path(os.environ.get("VILDCLI_SHARED_DATA", Path(__file__).parents[3] / 
 BASE = (Category(1, "apple"), Category(2, "pear", synonyms=("anjou pear", "xyzzy")))
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("VILDCLI_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return write_glove(tmp_path / "glove.tiny.4d.txt")
-
-
 @pytest.fixture
 def encoder(file: Path) -> GloveTextEncoder:
     return loaded(file)

@@ -19,17 +19,6 @@ from vildcli.text.word_vectors import (
 )
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("VILDCLI_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return write_glove(tmp_path / "glove.tiny.4d.txt")
-
-
 @pytest.fixture
 def never_parsed(file: Path, monkeypatch: pytest.MonkeyPatch) -> WordVectors:
     """What was parsed; parsing again is an error."""
