@@ -4,6 +4,7 @@ import gc
 import hashlib
 import subprocess
 import sys
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -219,8 +220,23 @@ def test_label_images__decoded_images_are_few_however_many_there_are(
         return image
 
     monkeypatch.setattr(label, "read_image", counted)
-    run = opened(tmp_path / "run", draw_images(tmp_path / "photos", 120))
-    label_images(run, StubModel(), LabellingJob(batch_size=4, workers=3))
+
+    class Patient(StubModel):
+        """Its first batch takes until the decoders are ahead, however busy the machine is."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            first, patience = self.detector.regions, time.monotonic() + 60
+
+            def regions(images: Any) -> Any:
+                while most <= 4 and time.monotonic() < patience:
+                    time.sleep(0.001)
+                return first(images)
+
+            self.detector.regions = regions  # type: ignore[method-assign]
+
+    run = opened(tmp_path / "run", draw_images(tmp_path / "photos", 40))
+    label_images(run, Patient(), LabellingJob(batch_size=4, workers=3))
     gc.collect()
     assert 4 < most <= 4 + 3 + 4 + 1  # ahead of the model, its batch, and the one being handed over
     assert alive() == 0
@@ -285,30 +301,3 @@ def test_label_images__killed_at_any_point_equals_unbroken(tmp_path: Path) -> No
         export_coco(Selection(view_run(run, conf=0.0)), tmp_path / f"{run.name}.json")
     exported = [(tmp_path / f"{name}.json").read_bytes() for name in ("whole", "killed")]
     assert exported[0] == exported[1]
-
-
-TWO = """
-import os, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import torch
-from stub_model import StubModel
-from vildcli.labelling.label import LabellingJob, label_images
-torch.set_num_threads(1)
-child = os.fork()
-job = LabellingJob(keep_regions=True, batch_size=4)
-label_images(Path(sys.argv[2]), StubModel(seconds=0.005), job)
-if child == 0:
-    os._exit(0)
-sys.exit(os.waitpid(child, 0)[1])
-"""
-
-
-@pytest.mark.slow
-def test_label_images__two_writers_of_one_run_are_harmless(tmp_path: Path) -> None:
-    photos = draw_images(tmp_path / "photos", 64)
-    whole = opened(tmp_path / "whole", photos)
-    label_images(whole, StubModel(), LabellingJob(keep_regions=True, batch_size=4))
-    shared = opened(tmp_path / "shared", photos)
-    in_another_process(shared, TWO)
-    assert parts(shared) == parts(whole)
