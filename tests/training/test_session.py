@@ -25,6 +25,7 @@ from vildcli.labelling.model import open_labelling_model
 from vildcli.labelling.options import LabellingOptions
 from vildcli.runs import read_run
 from vildcli.systems import SYSTEMS
+from vildcli.teacher import thumbnail_student
 from vildcli.text.bank import load_text_bank
 from vildcli.text.open_clip_models import save_open_clip
 from vildcli.training import session
@@ -197,8 +198,11 @@ def test_ezsd__asks_the_teacher_for_regions_and_takes_its_sentence(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_ezsd__with_nothing_given_has_the_teacher_choose(tmp_path: Path) -> None:
+def test_ezsd__with_nothing_given_has_the_teacher_choose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And base names alone give another choice, of which the model file tells."""
+    monkeypatch.setattr(thumbnail_student, "_STEPS", 3)
     changes = {"proposals": None, "overrides": {"steps": 1}, "taught_regions": 5}
     for names, said in (("all", "3 names (all)"), ("base", "2 names (base)")):
         out = tmp_path / names
