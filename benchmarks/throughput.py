@@ -1,11 +1,13 @@
 """Detecting against what people would use instead: images a second, and memory, by number of names.
 
     python -m benchmarks.throughput --images 5                       # a CPU
-    python -m benchmarks.throughput --device cuda --precision bf16 --images 50 --rounds 5
+    python -m benchmarks.throughput --device cuda --precision bf16 --batch 8 --images 48
+    # the same and --yardstick-precision fp32: beside torchvision's as people run it
     python -m benchmarks.throughput --regions 20 --names 80 --size 256 --rounds 1   # smoke
 
 Every contender has its published architecture with random weights, and gets the same photographs,
-one by one, in turns, so that whatever else the machine does falls on all:
+`--batch` at a time (the peers one by one), in turns, so that whatever else the machine does falls
+on all; every number is an image's:
 
 - `vild`, `vild-ensemble`: ResNet-50, as `vildcli detect` runs them: names embedded before, scored,
   suppressed, and masks of the best regions at the size of the image;
@@ -24,7 +26,7 @@ Each image goes through a network once for all numbers of names and of masks; wh
 timed by itself, and a row is the sum. Medians over images and rounds after a first turn that is not
 counted; `ratio` is the median of the quotients, turn by turn, with torchvision's v2 at as many
 regions and masks, and `CPU ratio` that of CPU times, which other jobs disturb less. Peak memory is
-of one image in a process of its own, with everything that was imported. Random weights change no
+of one batch in a process of its own, with everything that was imported. Random weights change no
 shape, but the number of boxes that survive NMS; how many masks were made is in the table.
 """
 
@@ -87,7 +89,7 @@ class Seconds:
 
 @dataclass(slots=True)
 class Turn:
-    """One image through one contender.
+    """A batch of images through one contender; every number is an image's.
 
     Attributes:
         seconds: of each stage and the number of names or masks that it was for; None is for all.
@@ -95,9 +97,10 @@ class Turn:
     """
 
     device: torch.device
+    images: int = 1
     seconds: dict[tuple[str, int | None], Seconds] = field(default_factory=dict)
     regions: int = 0
-    made: dict[int, int] = field(default_factory=dict)
+    made: dict[int, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str, count: int | None = None) -> Iterator[None]:
@@ -105,8 +108,11 @@ class Turn:
         wall, cpu = time.perf_counter(), time.process_time()
         yield
         _wait(self.device)
-        spent = Seconds(time.perf_counter() - wall, time.process_time() - cpu)
-        self.seconds[name, count] = spent
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        so_far = self.seconds.get((name, count), Seconds(0.0, 0.0))
+        self.seconds[name, count] = Seconds(
+            so_far.wall + wall / self.images, so_far.cpu + cpu / self.images
+        )
 
     def of(self, stage: str, asked: Asked) -> Seconds | None:
         count = asked.names if stage == "score" else asked.masks
@@ -128,7 +134,8 @@ class Contender:
     regions: int
     names: tuple[int, ...]
     masks: tuple[int, ...]
-    run: Callable[[Tensor, Turn], None]
+    run: Callable[[Sequence[Tensor], Turn], None]
+    precision: Precision
 
     def rows(self) -> Iterator[Asked]:
         for masks in self.masks:
@@ -144,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(command_line("benchmarks.throughput"))
     print(f"canvas {given.size} pixels ({given.owl_size} for OWLv2), {given.precision}")
     contenders = [_contender(given, device, *which) for which in _chosen(given)]
-    turns = _measure(contenders, images, given.rounds, device)
+    turns = _measure(contenders, images, given, device)
     peaks = [_alone(peak_mib, given, which) for which in _chosen(given)] if given.peaks else []
     rows = _rows(given, contenders, turns, decode, peaks)
     _show(rows)
@@ -156,6 +163,10 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=tuple(DTYPES), default="fp32", help="of all")
+    parser.add_argument(
+        "--yardstick-precision", choices=tuple(DTYPES), help="of torchvision's  [default: as all]"
+    )
+    parser.add_argument("--batch", type=int, default=1, help="images at a time")
     parser.add_argument("--folder", type=Path, default=Path("../shared/data/images/photos75"))
     parser.add_argument("--images", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
@@ -200,6 +211,16 @@ def _decoded(given: argparse.Namespace) -> tuple[list[Tensor], Seconds]:
     return images, _medians(spent)
 
 
+def one_by_one(run: Callable[[Tensor, Turn], None]) -> Callable[[Sequence[Tensor], Turn], None]:
+    """What runs images of a batch one after the other."""
+
+    def of_batch(images: Sequence[Tensor], turn: Turn) -> None:
+        for image in images:
+            run(image, turn)
+
+    return of_batch
+
+
 def _chosen(given: argparse.Namespace) -> list[tuple[str, int]]:
     """Contenders by name and regions, in the order of the table."""
     ours = [(name, count) for count in given.regions for name in (*OURS, *TORCHVISIONS)]
@@ -240,18 +261,21 @@ def _ours(given: argparse.Namespace, device: torch.device, name: str, regions: i
     student = with_later_masks(student_of(detector, regions, given.precision))
     labellers = {names: _labeller(texts, detector) for names, texts in _texts(given).items()}
 
-    def run(image: Tensor, turn: Turn) -> None:
+    def run(images: Sequence[Tensor], turn: Turn) -> None:
         with turn.stage("forward"):
-            (found,) = student.regions([image])
+            found = student.regions(images)
         for names, labeller in labellers.items():
             with turn.stage("score", names):
-                labels = labeller.label(found)
+                labels = [labeller.label(regions) for regions in found]
         for masks in given.masks:
             with turn.stage("masks", masks):
-                turn.made[masks] = _paste(found, labels.regions[:masks], image)
-        turn.regions = len(found)
+                rows = [of_image.regions[:masks] for of_image in labels]
+                pasted = sum(map(_paste, found, rows, images))
+            turn.made[masks] = pasted / len(images)
+        turn.regions = len(found[0])
 
-    return Contender(name, regions, tuple(given.names), tuple(given.masks), run)
+    names, masks = tuple(given.names), tuple(given.masks)
+    return Contender(name, regions, names, masks, run, given.precision)
 
 
 def _paste(regions: Regions, rows: Tensor, image: Tensor) -> int:
@@ -282,29 +306,31 @@ def _torchvisions(
     model = model.to(device).eval()
     logits: list[Tensor] = []
     model.roi_heads.box_predictor.register_forward_hook(lambda m, i, out: logits.append(out[0]))
+    precision: Precision = given.yardstick_precision or given.precision
     thresholds = dict[tuple[int, int], float]()
 
     @torch.inference_mode()
-    def find(image: Tensor, masks: int, threshold: float) -> Any:
+    def find(images: Sequence[Tensor], masks: int, threshold: float) -> Any:
         logits.clear()
         model.roi_heads.score_thresh = threshold
         model.roi_heads.detections_per_img = masks
-        with _autocast(device, given.precision):
-            (found,) = model([image.to(device).float() / 255])
-        return found
+        with _autocast(device, precision):
+            return model([image.to(device).float() / 255 for image in images])
 
-    def run(image: Tensor, turn: Turn) -> None:
+    def run(images: Sequence[Tensor], turn: Turn) -> None:
         for masks in given.masks:
-            if (id(image), masks) not in thresholds:  # once for each image, and not timed
-                find(image, masks, 1.0)
+            batch = (id(images[0]), masks)
+            if batch not in thresholds:  # once for each batch, and not timed
+                find(images, masks, 1.0)
                 scores = logits[0].float().softmax(-1)[:, 1:].flatten()
-                count = min(CANDIDATES_A_MASK * masks, len(scores))
-                thresholds[id(image), masks] = scores.topk(count).values[-1].item()
+                count = min(CANDIDATES_A_MASK * masks * len(images), len(scores))
+                thresholds[batch] = scores.topk(count).values[-1].item()
             with turn.stage("forward", masks):
-                found = find(image, masks, thresholds[id(image), masks])
-            turn.regions, turn.made[masks] = len(logits[0]), len(found["masks"])
+                found = find(images, masks, thresholds[batch])
+            turn.made[masks] = sum(len(of_image["masks"]) for of_image in found) / len(images)
+        turn.regions = len(logits[0]) // len(images)
 
-    return Contender(name, regions, (CLASSES,), tuple(given.masks), run)
+    return Contender(name, regions, (CLASSES,), tuple(given.masks), run, precision)
 
 
 def _owl(given: argparse.Namespace, device: torch.device, name: str, regions: int) -> Contender:
@@ -317,6 +343,7 @@ def _owl(given: argparse.Namespace, device: torch.device, name: str, regions: in
     queries = {names: texts.to(device)[None] for names, texts in _texts(given).items()}
     most = max(given.masks)
 
+    @one_by_one
     @torch.inference_mode()
     def run(image: Tensor, turn: Turn) -> None:
         with turn.stage("forward"), _autocast(device, given.precision):
@@ -332,7 +359,7 @@ def _owl(given: argparse.Namespace, device: torch.device, name: str, regions: in
                 _best_boxes(logits, found, most)
         turn.regions = flat.shape[1]
 
-    return Contender(name, regions, tuple(given.names), (0,), run)
+    return Contender(name, regions, tuple(given.names), (0,), run, given.precision)
 
 
 def _dino(given: argparse.Namespace, device: torch.device, name: str, regions: int) -> Contender:
@@ -354,6 +381,7 @@ def _dino(given: argparse.Namespace, device: torch.device, name: str, regions: i
     hook.remove()
     model.model.text_backbone.forward = lambda *given, **options: kept[0]
 
+    @one_by_one
     @torch.inference_mode()
     def run(image: Tensor, turn: Turn) -> None:
         with turn.stage("forward"), _autocast(device, given.precision):
@@ -365,7 +393,7 @@ def _dino(given: argparse.Namespace, device: torch.device, name: str, regions: i
             _best_boxes(found.logits, found.pred_boxes, most)
         turn.regions = found.pred_boxes.shape[1]
 
-    return Contender(name, regions, fitting, (0,), run)
+    return Contender(name, regions, fitting, (0,), run, given.precision)
 
 
 def _best_boxes(logits: Tensor, boxes: Tensor, count: int) -> Tensor:
@@ -396,6 +424,7 @@ def _crops(given: argparse.Namespace, device: torch.device, name: str, regions: 
     encoder = ImageEncoder(clip.encode_image, recipe, TEMPERATURE, "random", device)
     masks = min(given.crops, *given.masks)
 
+    @one_by_one
     @torch.inference_mode()
     def run(image: Tensor, turn: Turn) -> None:
         with turn.stage("forward"), _autocast(device, given.precision):
@@ -409,7 +438,7 @@ def _crops(given: argparse.Namespace, device: torch.device, name: str, regions: 
         turn.regions = len(found)
 
     all_texts = _texts(given)
-    return Contender(name, given.crops, tuple(given.names), (masks,), run)
+    return Contender(name, given.crops, tuple(given.names), (masks,), run, given.precision)
 
 
 def _autocast(device: torch.device, precision: Precision) -> Any:
@@ -422,17 +451,21 @@ def _wait(device: torch.device) -> None:
 
 
 def _measure(
-    contenders: Sequence[Contender], images: Sequence[Tensor], rounds: int, device: torch.device
+    contenders: Sequence[Contender],
+    images: Sequence[Tensor],
+    given: argparse.Namespace,
+    device: torch.device,
 ) -> list[list[Turn]]:
     """Turns of each contender, the first one of each left out."""
     turns: list[list[Turn]] = [[] for _ in contenders]
+    batches = [images[i : i + given.batch] for i in range(0, len(images), given.batch)]
     for contender in contenders:
-        contender.run(images[0], Turn(device))
-    for _ in range(rounds):
-        for image in images:
+        contender.run(batches[0], Turn(device, len(batches[0])))
+    for _ in range(given.rounds):
+        for some in batches:
             for contender, own in zip(contenders, turns, strict=True):
-                turn = Turn(device)
-                contender.run(image, turn)
+                turn = Turn(device, len(some))
+                contender.run(some, turn)
                 own.append(turn)
     return turns
 
@@ -446,9 +479,9 @@ def _alone(work: Any, *arguments: Any) -> Any:
 def peak_mib(given: argparse.Namespace, which: tuple[str, int]) -> float | None:
     """Peak of memory, of the GPU where that computes; None where the system does not say."""
     device = _prepare(given)
-    (path, *_) = _paths(given)
-    image = torch.from_numpy(read_image(path).pixels).permute(2, 0, 1)
-    _contender(given, device, *which).run(image, Turn(device))
+    paths = _paths(given)[: given.batch]
+    images = [torch.from_numpy(read_image(path).pixels).permute(2, 0, 1) for path in paths]
+    _contender(given, device, *which).run(images, Turn(device, len(images)))
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")  # `ru_maxrss` counts the parent's as well
@@ -525,7 +558,8 @@ def _row(
             "names": asked.names,
             "regions": regions,
             "masks": asked.masks,
-            "precision": given.precision,
+            "precision": contender.precision,
+            **({"batch": given.batch} if given.batch > 1 else {}),
             "canvas": given.owl_size if contender.name == "OWLv2-B/16" else given.size,
             "images": given.images,
             "threads": torch.get_num_threads(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measured(tmp_path: Path, *options: str) -> list[dict[str, Any]]:
-    photos, out = draw_images(tmp_path / "photos", 1, size=(96, 64)), tmp_path / "performance.json"
+    photos, out = draw_images(tmp_path / "photos", 3, size=(96, 64)), tmp_path / "performance.json"
     files = ["--folder", str(photos), "--out", str(out)]
     threads = torch.get_num_threads()
     try:
@@ -36,7 +37,8 @@ def measured(tmp_path: Path, *options: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_ours_beside_torchvisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    only = ["--only", "vild-ensemble", "maskrcnn_resnet50_fpn_v2"]
+    only = ["--only", "vild-ensemble", "maskrcnn_resnet50_fpn_v2", "--yardstick-precision", "bf16"]
+    only += ["--images", "3", "--batch", "2"]
     rows = measured(tmp_path, *only, "--regions", "30", "9", "--masks", "4", "7", "--note", "noise")
     asked = [
         (row["row"], *(row["parameters"][key] for key in ("names", "regions", "masks")))
@@ -56,6 +58,8 @@ def test_ours_beside_torchvisions(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert found["images/s"] == pytest.approx(1e3 / sum(stages), rel=0.02)
         assert found["peak MiB"] > 50
         assert (row["item"], row["note"]) == ("detect", "noise")
+        assert row["parameters"]["batch"] == 2
+        assert (row["parameters"]["precision"] == "fp32") == (row["row"] == "vild-ensemble")
         assert (found["ratio"] == found["CPU ratio"] == 1) == (row["row"] != "vild-ensemble")
     assert capsys.readouterr().out.count("vild-ensemble  ") == 8
 
@@ -93,9 +97,18 @@ def test_a_row_is_the_sum_of_its_stages() -> None:
     assert turn.total(Asked(names=80, masks=80)) == Seconds(pytest.approx(8.1), pytest.approx(7.6))
 
 
+def test_what_is_measured_is_an_images() -> None:
+    turn = Turn(torch.device("cpu"), images=4)
+    for _ in range(2):
+        with turn.stage("forward"):
+            time.sleep(0.02)
+    assert 0.01 <= turn.total(Asked(80, 20)).wall < 0.1
+
+
 def test_ratios_are_of_turns_that_were_side_by_side() -> None:
     def turns(key: tuple[str, int | None], *walls: float) -> list[Turn]:
-        return [Turn(torch.device("cpu"), {key: Seconds(wall, wall)}) for wall in walls]
+        device = torch.device("cpu")
+        return [Turn(device, seconds={key: Seconds(wall, wall)}) for wall in walls]
 
     ours, theirs = turns(("forward", None), 1, 8, 3), turns(("forward", 20), 2, 4, 9)
     found = throughput._ratios(ours, theirs, Asked(80, 20), Seconds(0.0, 0.0))
