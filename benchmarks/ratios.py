@@ -284,7 +284,7 @@ def _detector() -> tuple[Work, Work]:
 
     from vildcli.detector.architecture import ARCHITECTURES
     from vildcli.detector.detector import Detector
-    from vildcli.labelling.detectors import Student
+    from vildcli.labelling.detectors import student_of, with_later_masks
     from vildcli.systems import SYSTEMS
     from vildcli.types import made
 
@@ -300,7 +300,7 @@ def _detector() -> tuple[Work, Work]:
     ).eval()
     architecture = replace(ARCHITECTURES["resnet50"], image_size=256)
     detector = Detector(architecture, SYSTEMS["vild"], WIDTH).eval()
-    student, labeller = Student(detector, 100, later_masks=True), _labeller(1203)
+    student, labeller = with_later_masks(student_of(detector, 100)), _labeller(1203)
     image = torch.randint(0, 256, (3, 256, 256), dtype=torch.uint8)
 
     @torch.inference_mode()

@@ -29,7 +29,7 @@ from vildcli.detector.detector import Detector
 from vildcli.detector.scoring import ScoringHead
 from vildcli.errors import ModelError
 from vildcli.labelling.batches import RegionDetector
-from vildcli.labelling.detectors import DTYPES, Precision, Student, refuse_precision
+from vildcli.labelling.detectors import DTYPES, Precision, Student, refuse_precision, student_of
 from vildcli.labelling.labeller import LabelPolicy, VocabularyLabeller
 from vildcli.labelling.model import load_labelling_model
 from vildcli.labelling.operations import (
@@ -135,7 +135,7 @@ def random_subject(
     torch.manual_seed(_SEED)
     detector = Detector(architecture, SYSTEMS["vild-ensemble"], RANDOM_WIDTH).to(device).eval()
     head = detector.scoring_head(RANDOM_TEMPERATURE)
-    return Subject(Student(detector, regions, precision), head, {}, device)
+    return Subject(student_of(detector, regions, precision), head, {}, device)
 
 
 def labelling_subject(
