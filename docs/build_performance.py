@@ -310,7 +310,8 @@ SECTIONS = (
         ("growth",),
         words="Scoring grows with names and regions as its products do, within twice of what they "
         "take from a hundred regions and a thousand names on. Attributes cost next to nothing: "
-        "only labelled regions are read for them.\n\n"
+        "only labelled regions are read for them. Of runs with few regions relabelling is files and "
+        "rows, not products; memory stays.\n\n"
         "`at best` is the longer of FLOPs and bytes over what this machine does in a product of "
         "large matrices and in a copy; `times` is how far from it. Memory is what a process took "
         "beyond torch itself. Dashed are the limits; of memory it is the names' embeddings, the "
@@ -477,7 +478,7 @@ def _title(points: Rows, axis: str) -> str:
     if not points:
         return "not measured"
     asked: Mapping[str, Any] = points[0]["parameters"]
-    others = (k for k in ("names", "regions", "attributes") if k != axis)
+    others = (k for k in ("names", "regions", "attributes") if k != axis and asked[k])
     return f"{points[0]['row']}: " + ", ".join(f"{asked[k]:,} {k}" for k in others)
 
 
