@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import shutil
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
-from tiny_student import save_clip, save_student
+from shared_run import JOB, VOCABULARY, draw_noise, opened, parts, student_options
 
 from vildcli import __version__, cli
 from vildcli.errors import MissingDependencyError, RunError
 from vildcli.labelling import ray_engine
-from vildcli.labelling.label import LabellingJob, Watch, label_images
+from vildcli.labelling.label import Watch, label_images
 from vildcli.labelling.model import open_labelling_model
 from vildcli.labelling.options import LabellingOptions
+from vildcli.labelling.plan import PlannedImage, read_plan
 from vildcli.labelling.ray_engine import (
     RayChoices,
     UnitLabeller,
@@ -36,38 +41,32 @@ from vildcli.labelling.ray_engine import (
     label_on_ray,
 )
 from vildcli.labelling.records import SCHEMAS, done_units, iter_images, part_path
-from vildcli.labelling.run import LabellingRun, open_labelling_run
-from vildcli.labelling.sources import find_images
+from vildcli.labelling.tries import Tries
 from vildcli.runs import read_run
-from vildcli.vocabulary.category import Category, Vocabulary
+from vildcli.vocabulary.category import Vocabulary
 
-VOCABULARY = Vocabulary("fruit", (Category(1, "apple"), Category(2, "plum")))
-JOB = LabellingJob(keep_regions=True, batch_size=4, workers=1)
-IMAGES = 160  # ten units
+IMAGES = 64
 
 
 @pytest.fixture
 def options(tmp_path: Path) -> LabellingOptions:
-    clip = save_clip(tmp_path / "clip")
-    model = save_student(tmp_path / "model.safetensors", clip)
-    return LabellingOptions(model=str(model), regions=8, context="none", offline=True, device="cpu")
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    generator = torch.Generator().manual_seed(0)
-    for i in range(IMAGES):
-        pixels = torch.randint(0, 256, (40, 30, 3), generator=generator, dtype=torch.uint8)
-        Image.fromarray(pixels.numpy()).save(folder / f"{i:03d}.png")
-    (folder / "bad.png").write_text("hello")
-    (folder / "copy.png").write_bytes((folder / "007.png").read_bytes())
-    return folder
+    return student_options(tmp_path)
 
 
 def give_up(*_: object) -> None:
     raise TimeoutError
+
+
+def started(make_cluster: Callable[[], Any], node: dict[str, Any]) -> Any:
+    """Two equal nodes; on a busy machine one takes longer than the half minute that Ray waits."""
+    for _ in range(3):
+        cluster = make_cluster()
+        with contextlib.suppress(Exception):  # is what it raises
+            cluster.add_node(**node)
+            cluster.add_node(**node)
+            return cluster
+        cluster.shutdown()
+    pytest.fail("Ray's nodes did not start")
 
 
 @pytest.fixture
@@ -75,10 +74,11 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Address of a cluster of two nodes on this machine, that talks to nobody else."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(900)  # what does not fit into a cluster waits for ever
+    signal.alarm(1800)  # what does not fit into a cluster waits for ever
     ray = pytest.importorskip("ray", reason="pip install 'vildcli[data]'")
     cluster_utils = pytest.importorskip("ray.cluster_utils")
-    with TemporaryDirectory(prefix="r", dir="/tmp") as folder:  # sockets have short names
+    # Sockets have short names; what a node still writes when it is ended may stay behind.
+    with TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
         monkeypatch.setenv("RAY_TMPDIR", folder)
         monkeypatch.setenv("RAY_worker_niceness", "0")  # else a busy machine starves actors
         node: dict[str, Any] = {
@@ -88,9 +88,8 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             "object_store_memory": 128 << 20,
             "include_dashboard": False,
         }
-        cluster = cluster_utils.Cluster(True, head_node_args=node)
+        cluster = started(cluster_utils.Cluster, node)
         try:
-            cluster.add_node(**node)
             yield cluster.address
         finally:
             signal.alarm(0)
@@ -98,79 +97,104 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             cluster.shutdown()
 
 
-def opened(folder: Path, photos: Path) -> LabellingRun:
-    return open_labelling_run(folder, find_images([str(photos)]), {}, VOCABULARY, dedupe=True)
+@dataclass(frozen=True)
+class Actor:
+    process: int
+    node: int
+    is_busy: bool
 
 
-def parts(run: Path) -> dict[str, bytes]:
-    return {
-        f"{table}/{unit}": part_path(run, table, unit).read_bytes()
-        for table in SCHEMAS
-        for unit in done_units(run)
-    }
-
-
-def actors() -> dict[int, int]:
-    """Process ids of the actors that label, each with that of its node."""
-    found = {}
+def actors() -> list[Actor]:
+    """Those of this test's cluster that label."""
+    found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (process / "cmdline").read_bytes().startswith(b"ray::MapWorker"):
-                status = (process / "stat").read_text().rpartition(") ")[2].split()
-                found[int(process.name)] = int(status[1])
-        except OSError:
+            title = (process / "cmdline").read_bytes().partition(b"\0")[0]
+            if title.startswith(b"ray::MapWorker"):
+                node = int((process / "stat").read_text().rpartition(") ")[2].split()[1])
+                if os.environ["RAY_TMPDIR"] in Path(f"/proc/{node}/cmdline").read_text():
+                    found.append(Actor(int(process.name), node, title.endswith(b".submit")))
+        except OSError:  # it has ended
             continue
     return found
 
 
+def kill_the_actor_at(image: Path, rest: Callable[[], bool]) -> Callable[[], list[Actor]]:
+    """Have the actor that comes to an image wait there, and kill it once the rest is done.
+
+    Returns:
+        Waits for its end, and says which actors there were.
+    """
+    aside = image.with_suffix(".aside")
+    image.rename(aside)
+    os.mkfifo(image)  # nobody ever writes there: who opens it waits
+    seen: list[Actor] = []
+
+    def kill() -> None:
+        while not rest() or sum(actor.is_busy for actor in actors()) != 1:
+            time.sleep(0.05)
+        seen.extend(actors())
+        aside.replace(image)
+        os.kill(next(actor.process for actor in seen if actor.is_busy), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+
+    def killed() -> list[Actor]:
+        killer.join()
+        return seen
+
+    return killed
+
+
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of Ray, and of what it imports
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")
 @pytest.mark.skipif(sys.platform != "linux", reason="finds actors in /proc")
 def test_label_on_ray__two_nodes_and_a_lost_actor_write_what_one_process_writes(
-    tmp_path: Path, photos: Path, options: LabellingOptions, two_nodes: str
+    tmp_path: Path, options: LabellingOptions, two_nodes: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    photos = draw_noise(tmp_path / "photos", IMAGES)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)  # as many as an actor has: last bits depend on it
-    alone = opened(tmp_path / "alone", photos)
-    whole = label_images(alone.folder, open_labelling_model(VOCABULARY, options), JOB)
+    alone = opened(tmp_path / "alone", photos).folder
+    whole = label_images(alone, open_labelling_model(VOCABULARY, options), JOB)
     torch.set_num_threads(threads)
-    run, killed = opened(tmp_path / "ray", photos), []
-
-    def kill_one_on_the_way() -> None:
-        while len(done_units(run.folder)) < 2:
-            time.sleep(0.01)
-        killed.append((len(done_units(run.folder)), actors()))
-        os.kill(next(iter(killed[0][1])), signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_one_on_the_way, daemon=True)
-    killer.start()
+    run = opened(tmp_path / "ray", photos).folder
+    for table in SCHEMAS:  # an earlier call had come so far
+        part_path(run, table, 0).parent.mkdir(exist_ok=True)
+        shutil.copy(part_path(alone, table, 0), part_path(run, table, 0))
+    own = {image.unit for image in read_plan(run) if image.copy_of is None}
+    rest = len(own) - 1
+    killed = kill_the_actor_at(photos / "020.png", lambda: len(done_units(run)) == rest)
     advanced: list[int] = []
-    watch = Watch(advance=advanced.append)
-    choices = RayChoices(two_nodes)
-    summary = label_on_ray(run.folder, VOCABULARY, options, JOB, choices, watch, skipped=3)
-    killer.join()
-    ((done, processes),) = killed
-    assert done < 10
-    assert len(set(processes.values())) == 2, "actors on both nodes"
-    assert parts(run.folder) == parts(alone.folder)
-    ids = [image.image_id for image in iter_images(run.folder)]
+    watch, choices = Watch(advance=advanced.append), RayChoices(two_nodes)
+    capfd.readouterr()
+    summary = label_on_ray(run, VOCABULARY, options, JOB, choices, watch, skipped=3)
+    assert len({actor.node for actor in killed()}) == 2
+    assert parts(run) == parts(alone)
+    ids = [image.image_id for image in iter_images(run)]
     assert sorted(ids) == list(range(1, IMAGES + 3))
     assert (summary.labels, summary.failed, summary.skipped) == (whole.labels, 1, 3)
-    assert (summary.images, summary.labelled, summary.resumed) == (IMAGES + 2, IMAGES + 1, 0)
-    assert sum(advanced) == IMAGES + 2
+    assert (summary.images, summary.labelled, summary.resumed) == (IMAGES + 2, IMAGES + 1, 16)
+    assert sum(advanced) == IMAGES + 2 - 16
     assert watch.seconds.forward > 0
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert not re.findall(r" INFO |Deprecat|\.cc:", said.err)
 
-    choices = RayChoices(two_nodes, actors=1)
-    part_path(run.folder, "images", 5).unlink()
-    resumed = label_on_ray(run.folder, VOCABULARY, options, JOB, choices)
-    assert resumed.resumed == IMAGES + 2 - 16
-    assert parts(run.folder) == parts(alone.folder)
+    # Ray Data starts lost actors again without end: vildcli counts for it.
+    import ray
 
-    part_path(run.folder, "images", 5).unlink()
-    (run.folder / "regions" / "000005.parquet").unlink()
-    (run.folder / "regions" / "000005.parquet").mkdir()
-    with pytest.raises(RunError, match=r"^The actor on .* failed: .* cannot be written: Is a dir"):
-        label_on_ray(run.folder, VOCABULARY, options, JOB, choices)
+    tries = ray.remote(num_cpus=0)(Tries).remote()
+    assert ray.get([tries.begin.remote(unit) for unit in (1, 1, 2, 1, 1)]) == [1, 2, 1, 3, 4]
+    part_path(run, "images", 1).unlink()
+    task = _Task(run, Path.cwd(), VOCABULARY, options, JOB, None, __version__)
+    unit = [image for image in read_plan(run) if image.unit == 1]
+    assert said_by(task, unit, tries) == (
+        f"4 actors died at unit 1, whose first image is {unit[0].path}.",
+        "Is memory short there? Give a smaller --batch, or take out what kills them.",
+    )
+    assert 1 not in done_units(run)
 
 
 def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,14 +209,15 @@ def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_address__where_nothing_listens_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="pip install 'vildcli[data]'")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    message = rf"^There is no Ray cluster at 127\.0\.0\.1:{port}: Connection refused\.$"
-    with pytest.raises(RunError, match=message):
-        kind_of_device(RayChoices(f"127.0.0.1:{port}"), None)
-    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-    with pytest.raises(RunError, match=message):
-        kind_of_device(RayChoices(), None)
+    with socket.socket() as held:  # nobody else gets the port, and it does not listen
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        message = rf"^There is no Ray cluster at 127\.0\.0\.1:{port}: Connection refused\.$"
+        with pytest.raises(RunError, match=message):
+            kind_of_device(RayChoices(f"127.0.0.1:{port}"), None)
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        with pytest.raises(RunError, match=message):
+            kind_of_device(RayChoices(), None)
 
 
 def machine(cpus: float, gpus: float = 0, alive: bool = True) -> dict[str, Any]:
@@ -217,8 +242,10 @@ def test_pool__more_than_there_is_room_for_is_refused() -> None:
     assert str(caught.value) == "The Ray cluster has room for 3 actors that need a CPU each, not 5."
 
 
-def said_by(task: _Task, unit: list[dict[str, Any]]) -> tuple[str, str]:
-    rows = UnitLabeller(task)(pa.table({"images": [unit]}))
+def said_by(task: _Task, unit: Sequence[PlannedImage], tries: Any = None) -> tuple[str, str]:
+    """What an actor that runs in this process says of a unit."""
+    table = pa.table({"images": [[asdict(image) for image in unit]]})
+    rows = UnitLabeller(task, tries)(table)
     return rows["error"][0].partition(" failed: ")[2], rows["hint"][0]
 
 
@@ -230,7 +257,7 @@ def test_actor__on_a_machine_that_is_set_up_otherwise_says_so(
     photos.mkdir()
     Image.new("RGB", (8, 8)).save(photos / "0.png")
     run = opened(tmp_path / "run", photos)
-    unit = [asdict(image) for image in run.plan]
+    unit = run.plan
     task = _Task(run.folder, tmp_path, VOCABULARY, LabellingOptions(), JOB, 1, __version__)
     assert said_by(replace(task, version="9.9"), unit) == (
         f"it has vildcli {__version__}, the driver 9.9.",
@@ -245,6 +272,30 @@ def test_actor__on_a_machine_that_is_set_up_otherwise_says_so(
         f"There is no model at {tmp_path}/gone.safetensors."
     )
     assert done_units(run.folder) == []
+
+
+def test_label_on_ray__an_actor_that_cannot_go_on_ends_the_run(
+    tmp_path: Path, options: LabellingOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = opened(tmp_path / "run", draw_noise(tmp_path / "photos", 20)).folder
+    (run / "labels").write_text("in the way")
+
+    def in_this_process(
+        ray: Any, task: _Task, pool: _Pool, units: Sequence[Sequence[PlannedImage]]
+    ) -> Iterator[dict[str, Any]]:
+        for unit in units:
+            table = pa.table({"images": [[asdict(image) for image in unit]]})
+            yield {name: rows[0] for name, rows in UnitLabeller(task, None)(table).items()}
+
+    cluster = SimpleNamespace(nodes=lambda: [machine(2)])
+    monkeypatch.setattr(ray_engine, "_connected", lambda choices: cluster)
+    monkeypatch.setattr(ray_engine, "_results", in_this_process)
+    monkeypatch.setattr(UnitLabeller, "_refuse_deadly", lambda *_: None)
+    with pytest.raises(RunError) as caught:
+        label_on_ray(run, VOCABULARY, options, JOB, RayChoices())
+    said = f"The actor on {socket.gethostname()} failed: {run} cannot be written: File exists."
+    assert str(caught.value) == said
+    assert caught.value.hint is not None
 
 
 FRUIT = ("--classes", "apple")

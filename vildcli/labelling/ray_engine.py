@@ -10,8 +10,11 @@ the settings, so that it does not matter who labels it, nor how often.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
@@ -33,6 +36,7 @@ from vildcli.labelling.options import LabellingOptions
 from vildcli.labelling.plan import WHOLE, PlannedImage, Shard, read_plan
 from vildcli.labelling.records import is_done
 from vildcli.labelling.summary import LabellingSummary, summarise
+from vildcli.labelling.tries import Tries
 from vildcli.runs import RUN_FILE
 from vildcli.vocabulary.category import Vocabulary
 
@@ -41,7 +45,7 @@ if TYPE_CHECKING:
 
 ADDRESS = "RAY_ADDRESS"
 _TASKS_AN_ACTOR = 64  # enough for even shares and a bar that moves, few enough for the driver
-_RETRIES = 3  # of a task whose actor died: an image that kills it must not be tried for ever
+_TRIES = 4  # of a unit whose actor died: an image that kills actors must not be tried for ever
 _CONNECT_SECONDS = 10.0
 _START = "Start one (ray start --head), and name its HOST:PORT as --ray-address."
 _STORE_BYTES = 256 << 20  # object store of a cluster started here: only rows pass through it
@@ -146,14 +150,15 @@ def _label(
     threads = pool.cpus if kind == "cpu" else None
     told = replace(options, device=kind)
     task = _Task(run.resolve(), Path.cwd(), vocabulary, told, job, threads, __version__)
-    for row in _results(ray, task, pool, units):
-        if row["error"] is not None:
-            raise RunError(row["error"], hint=row["hint"])
-        for field, seconds in zip(fields(watch.seconds), row["seconds"], strict=True):
-            setattr(watch.seconds, field.name, getattr(watch.seconds, field.name) + seconds)
-        for before, after in row["shrunk"]:
-            watch.shrunk(before, after)
-        watch.advance(row["images"])
+    with contextlib.redirect_stdout(sys.stderr):  # where Ray tells of a lost actor
+        for row in _results(ray, task, pool, units):
+            if row["error"] is not None:
+                raise RunError(row["error"], hint=row["hint"])
+            for field, seconds in zip(fields(watch.seconds), row["seconds"], strict=True):
+                setattr(watch.seconds, field.name, getattr(watch.seconds, field.name) + seconds)
+            for before, after in row["shrunk"]:
+                watch.shrunk(before, after)
+            watch.advance(row["images"])
     missing = sum(not is_done(run, images[0].unit) for images in units)
     if missing:
         raise RunError(
@@ -167,16 +172,16 @@ def _results(
 ) -> Iterator[dict[str, Any]]:
     """What actors say of each unit, as it ends."""
     rows = [{"images": [asdict(image) for image in images]} for images in units]
+    tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Tries).remote()
     blocks = min(len(rows), pool.actors * _TASKS_AN_ACTOR)
     labelled = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
         UnitLabeller,
-        fn_constructor_args=(task,),
+        fn_constructor_args=(task, tries),
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=1),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
-        ray_remote_args_fn=_remote_arguments,
     )
     try:
         yield from labelled.iter_rows()
@@ -189,15 +194,17 @@ def _results(
         ) from error
 
 
-def _remote_arguments() -> dict[str, Any]:
-    return {"max_restarts": -1, "max_task_retries": _RETRIES}
-
-
 class UnitLabeller:
-    """An actor: opens the model once, and labels one unit after the other."""
+    """An actor: opens the model once, and labels one unit after the other.
 
-    def __init__(self, task: _Task) -> None:
-        self._task = task
+    Ray Data starts lost actors again, and their tasks, without end: how often is counted here.
+
+    Args:
+        tries: handle of the actor that counts.
+    """
+
+    def __init__(self, task: _Task, tries: Any) -> None:
+        self._task, self._tries = task, tries
         self._refused: VildError | None = None
         try:
             _refuse_elsewhere(task)
@@ -213,6 +220,7 @@ class UnitLabeller:
         error = self._refused
         try:
             if error is None and not is_done(self._task.run, images[0].unit):
+                self._refuse_deadly(images[0])
                 label_units(self._task.run, self._model, [images], self._task.job, watch)
         except VildError as raised:
             error = raised
@@ -223,6 +231,16 @@ class UnitLabeller:
             "error": [error and f"The actor on {socket.gethostname()} failed: {error}"],
             "hint": [error and error.hint],
         }
+
+    def _refuse_deadly(self, first: PlannedImage) -> None:
+        """Count a try of the unit that begins with an image, and refuse one too many."""
+        import ray
+
+        if ray.get(self._tries.begin.remote(first.unit)) > _TRIES:
+            raise RunError(
+                f"{_TRIES} actors died at unit {first.unit}, whose first image is {first.path}.",
+                hint="Is memory short there? Give a smaller --batch, or take out what kills them.",
+            )
 
 
 def _refuse_elsewhere(task: _Task) -> None:
@@ -287,7 +305,8 @@ def _connected(choices: RayChoices) -> Any:
     if address:
         _refuse_silent(address)
     try:
-        ray.init(address=address or "local", **quiet, **({} if address else own))
+        with _without_stderr():  # C++ says that its level was set
+            ray.init(address=address or "local", **quiet, **({} if address else own))
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RunError(
             f"There is no Ray cluster at {address or 'this machine'}: "
@@ -296,7 +315,23 @@ def _connected(choices: RayChoices) -> Any:
         ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # its log file still has all
+            handler.setLevel(logging.ERROR)
     return ray
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Send nowhere what this process writes to the file descriptor, past `sys.stderr`."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _refuse_silent(address: str) -> None:
@@ -314,6 +349,7 @@ def _refuse_silent(address: str) -> None:
 
 def _load_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of its C++, which writes to stderr
     try:
         import ray
         import ray.data
