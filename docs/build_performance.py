@@ -310,8 +310,8 @@ SECTIONS = (
         ("growth",),
         words="Scoring grows with names and regions as its products do, within twice of what they "
         "take from a hundred regions and a thousand names on. Attributes cost next to nothing: "
-        "only labelled regions are read for them. Of runs with few regions relabelling is files and "
-        "rows, not products; memory stays.\n\n"
+        "only labelled regions are read for them. With few regions an image, relabelling is files "
+        "and rows, not products; memory stays.\n\n"
         "`at best` is the longer of FLOPs and bytes over what this machine does in a product of "
         "large matrices and in a copy; `times` is how far from it. Memory is what a process took "
         "beyond torch itself. Dashed are the limits; of memory it is the names' embeddings, the "

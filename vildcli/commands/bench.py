@@ -176,7 +176,7 @@ def _about(
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "date": date.today().isoformat(),
-        "command": shlex.join([console.program(), *sys.argv[1:]]),
+        "command": " ".join([console.program(), *map(shlex.quote, sys.argv[1:])]),
         "weights": choices["model"] or f"random, {RANDOM_ARCHITECTURE}",
         "precision": choices["precision"],
         "source": source or "a drawn JPEG of 640x480",
