@@ -126,7 +126,7 @@ def test_disk_full_at_any_point__says_so_and_goes_on_after_room_is_made(
     shutil.rmtree(small_disk / "run")
     (small_disk / "run.json").unlink()
     stopped = set()
-    for free_kib in (*range(0, 64, 4), *range(64, 1024, 32)):
+    for free_kib in (*range(0, 64, 8), *range(64, 1024, 48)):
         (small_disk / "ballast").write_bytes(bytes((1024 - free_kib) << 10))
         capsys.readouterr()
         if detect(*arguments) == 3:
