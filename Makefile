@@ -26,7 +26,7 @@ check: $(DEVELOPMENT)
 	$(VENV)/bin/mypy
 
 # How many times faster we are than what people do otherwise, beside what was recorded: alone on the
-# machine, on one core. On another machine, or where a loss is meant: make ratios ARGS=--record.
+# machine, on one core. Where a loss is meant: make ratios ARGS=--record.
 ratios: $(DEVELOPMENT)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.ratios $(ARGS)
 

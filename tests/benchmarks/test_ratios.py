@@ -36,14 +36,19 @@ class Machine:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "ratios.json"
-    path.write_text(json.dumps({"ratios": {"crops": 4.0, "another": 1.0}}))
+    path.write_text(json.dumps({"hardware": "here", "ratios": {"crops": 4.0, "another": 1.0}}))
     return path
 
 
 def held_against(
-    file: Path, ours: Sequence[float], monkeypatch: pytest.MonkeyPatch, *options: str
+    file: Path,
+    ours: Sequence[float],
+    monkeypatch: pytest.MonkeyPatch,
+    *options: str,
+    hardware: str = "here",
 ) -> Machine:
     machine = Machine(ours)
+    monkeypatch.setattr(ratios, "hardware", lambda: hardware)
     monkeypatch.setattr(ratios, "CASES", (machine.case(),))
     monkeypatch.setattr(ratios, "_stay_on_one_core", lambda: None)
     main(["--file", str(file), *options])
@@ -88,10 +93,18 @@ def test_main__a_loss_that_is_seen_every_time_fails(
     assert lines[2] == "Lost more than 25%, or never recorded: crops."
 
 
+def test_main__shows_a_loss_on_another_machine_and_does_not_judge_it(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held_against(file, turns(6, 6, 6, 6), monkeypatch, hardware="there")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "Recorded on here, this is there: shown, not judged."
+
+
 def test_main__what_was_never_recorded_fails_at_once(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file.write_text(json.dumps({"ratios": {"another": 1.0}}))
+    file.write_text(json.dumps({"hardware": "here", "ratios": {"another": 1.0}}))
     with pytest.raises(SystemExit) as left:
         held_against(file, turns(1), monkeypatch)
     assert left.value.code == 1
