@@ -58,8 +58,8 @@ _SELECTION = {
     "leave-one-in": (
         "One image more: a convex head is trained again with its true labels, and the change of "
         "the reference loss is held against what was predicted from pseudo labels: Spearman's rank "
-        "correlation, by the head's ridge. *isal* has the exact inverse; *true labels* shows what "
-        "is left to the pseudo labels."
+        "correlation, by the head's ridge (one seed where there is no ±). *isal* has the exact "
+        "inverse; *true labels* shows what is left to the pseudo labels."
     ),
     "curve": (
         "Box AP by the share of the pool that is labelled; RoI heads on cached features of a "
@@ -119,6 +119,18 @@ EZSD's teacher scores a crop of every anchor. The cheap way crops a shortlist, w
 the teacher guesses from thumbnails. *Agreement*: of the exact way's regions, those that one of
 these meets with IoU 0.7. *Novel recall*: of all novel objects, those that one of these meets with
 IoU 0.5. The exact way is timed with its crops cut in batches.\
+"""
+_CHOSEN = """\
+What comes out: for a detector `isal`, `hybrid` and `coreset` need fewer images than chance, and
+about as many boxes an image. The whole lead is less than a point of AP, though, and `hybrid`, which
+looks at records alone, is not behind `isal`. Influence itself is found rightly (with true labels
+the rank correlation is 0.98 and more), but pseudo labels tell little of it: a head with a ridge of
+0.001 names 19% of the reference objects rightly, one with 0.0001 48%, and the correlation that was
+hoped for, 0.5, is reached by none. It is above that of entropy wherever names are right at all,
+above plain similarity of gradients at one ridge only. `margin` ranks as `entropy` does, since a
+record holds the score of one name. For a classifier `isal` is behind chance: its gradient is that
+of the likeliest class, which a head that has seen 5% of the pool gets wrong more often than not;
+`coreset` and `margin` are far ahead there.
 """
 _COLUMNS = "| system | AP_r | AP_c | AP_f | AP | LVIS: AP_r | AP_c | AP_f | AP | seeds |"
 Rows = Sequence[dict[str, Any]]
@@ -347,7 +359,8 @@ def _selection(rows: Rows) -> Iterator[str]:
     yield ""
     for row in (row for row in rows if row["part"] == "cost"):
         yield f"An image takes {row['detect']:.3f} CPU seconds to detect, and influence"
-        yield f"{row['isal']:.3f} more: {row['times']:.2f} times ({row['images']} images)."
+        yield f"{row['isal']:.3f} more: {1 + row['times']:.2f} times in all"
+        yield f"(mean of {row['images']} images)."
         yield ""
     for part, words in _SELECTION.items():
         found = [row for row in rows if row["part"] == part]
@@ -371,6 +384,7 @@ def _selection(rows: Rows) -> Iterator[str]:
     yield "*Saved*: the share of images less than random needs for the AP that it has at its"
     yield "largest budget, on straight lines between the points; the paper reports 12 to 16%."
     yield ""
+    yield _CHOSEN
 
 
 def _at(rows: Rows, budget: int, key: str, digits: int) -> str:
@@ -433,13 +447,14 @@ def draw_budgets(path: Path) -> None:
     """What was learned, by the share of the pool that is labelled: a line a strategy."""
     rows = json.loads(RESULTS.read_text(encoding="utf-8"))
     panels = {"curve": ("AP", "box AP, detector"), "classification": ("accuracy", "accuracy, %")}
+    names = dict.fromkeys(row["row"] for row in rows if row.get("part") == "curve")
     figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
     for axes, (part, (key, words)) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         here = [row for row in rows if row["world"] == SELECTION and row["part"] == part]
-        for name in dict.fromkeys(row["row"] for row in here):
-            curve = _mean_curve(_of(here, name), key)
-            style = "k--" if name == "random" else "o-"
-            axes.plot(list(curve), list(curve.values()), style, label=name, markersize=3)
+        for number, name in enumerate(names):
+            if curve := _mean_curve(_of(here, name), key):
+                style = "k--" if name == "random" else f"C{number}o-"
+                axes.plot(list(curve), list(curve.values()), style, label=name, markersize=3)
         axes.set(xlabel="labelled images, % of the pool", ylabel=words)
     if figure.axes[0].lines:
         figure.axes[0].legend(fontsize=8)
