@@ -23,7 +23,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -33,24 +33,29 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import nms
 
-from benchmarks.small_world import _hardware
+from benchmarks.isal_heads import (
+    HEAD_STEPS,
+    LABEL_NMS,
+    PROPOSALS,
+    Bench,
+    Head,
+    Scene,
+    box_ap,
+    pseudo_boxes,
+    see_scenes,
+    train_head,
+)
+from benchmarks.recording import hardware
 from vildcli import console
 from vildcli.data.images import read_image
-from vildcli.data.lvis import AnnotatedImage, AnnotationSet
-from vildcli.detector.boxes import BOX_CODE_WEIGHTS, decode_boxes, encode_boxes, match_boxes
-from vildcli.detector.detector import Detector
-from vildcli.detector.losses import box_loss, class_logits
-from vildcli.detector.postprocess import top_detections
-from vildcli.detector.proposals import select_proposals
-from vildcli.detector.sampling import FOREGROUND_IOU
+from vildcli.detector.losses import box_loss
 from vildcli.devices import choose_device
 from vildcli.evaluation.evaluate import evaluate
 from vildcli.evaluation.model import open_for_evaluation, open_subject, predict_subject
-from vildcli.evaluation.predictions import Predictions, concatenate
-from vildcli.evaluation.truth import Truth, load_truth
+from vildcli.evaluation.truth import load_truth
 from vildcli.labelling.detectors import Student
 from vildcli.labelling.options import LabellingOptions
 from vildcli.labelling.records import ImageRecord
@@ -74,82 +79,18 @@ from vildcli.teacher.encoder import image_encoder_of
 from vildcli.text.open_clip_models import load_open_clip
 from vildcli.training.inputs import TrainingOptions
 from vildcli.training.session import train_system
-from vildcli.world.world import World, draw_world
+from vildcli.world.world import draw_world
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results.json"
 WORLD = "selection, shapes"
 STRATEGIES = ("random", "entropy", "margin", "coreset", "hybrid", "isal", "similarity")
 BUDGETS = (5, 10, 20, 30, 40, 50)  # percent of the pool
 FULL_STRATEGIES, FULL_BUDGETS = ("random", "entropy", "isal"), (10, 30)
-PROPOSALS = 100  # an image
-LABEL_NMS = 0.6
-HEAD_STEPS, HEAD_ROWS, HEAD_RATE = 400, 1024, 3e-3
 START, ADDED, ROWS, RIDGE, COMPONENTS = 300, 100, 30, 1e-3, 128  # of leave-one-in
 NEWTON_STEPS, FLAT = 8, 1e-8
 CROPS = 2000  # of the classification pool
 COST_IMAGES = 40
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """One image as the frozen part of the detector sees it.
-
-    Attributes:
-        boxes: [P + N, 4] proposals, then the true boxes; original image frame.
-        features: [P + N, F] FC features of those.
-        true_boxes: [N, 4]; columns: [N] 0..C-1.
-    """
-
-    info: AnnotatedImage
-    boxes: Tensor
-    features: Tensor
-    true_boxes: Tensor
-    columns: Tensor
-
-    @property
-    def proposals(self) -> int:
-        return len(self.boxes) - len(self.true_boxes)
-
-    def labels(self, boxes: Tensor, columns: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        """Labels [rows] (0 is background) and box codes [rows, 4] of the first rows."""
-        iou, match = match_boxes(self.boxes[:rows], boxes)
-        if not len(boxes):
-            return torch.zeros_like(match), torch.zeros(rows, 4)
-        labels = torch.where(iou > FOREGROUND_IOU, columns[match] + 1, 0)
-        return labels, encode_boxes(boxes[match], self.boxes[:rows], BOX_CODE_WEIGHTS)
-
-
-class Head(nn.Module):
-    """What is retrained."""
-
-    def __init__(self, features: int, words: Tensor, temperature: float) -> None:
-        super().__init__()
-        self.words, self.temperature = words, temperature
-        self.project, self.boxes = nn.Linear(features, words.shape[1]), nn.Linear(features, 4)
-        self.background = nn.Parameter(torch.randn(words.shape[1]) * 0.01)
-        nn.init.normal_(self.boxes.weight, std=0.001)
-        nn.init.zeros_(self.boxes.bias)
-
-    def embed(self, features: Tensor) -> Tensor:
-        return F.normalize(self.project(features), dim=-1)
-
-    def logits(self, features: Tensor) -> Tensor:
-        """[M, 1 + C], background first."""
-        return class_logits(self.embed(features), self.words, self.background, self.temperature)
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """The world, seen once."""
-
-    world: World
-    pool: tuple[Scene, ...]
-    reference: tuple[Scene, ...]
-    evaluated: tuple[Scene, ...]
-    truth: Truth
-    words: Tensor
-    temperature: float
 
 
 def main() -> None:
@@ -190,9 +131,6 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-# The frozen part, once.
-
-
 def _prepare(given: argparse.Namespace) -> Bench:
     world = draw_world(
         given.out / "world",
@@ -208,7 +146,7 @@ def _prepare(given: argparse.Namespace) -> Bench:
     assert isinstance(opened.detector, Student), "a trained detector"
     detector, bank = opened.detector.detector, opened.labeller.bank
     seen = [
-        _scenes(detector, truth.annotations, folder, given.out / f"{name}.safetensors")
+        see_scenes(detector, truth.annotations, folder, given.out / f"{name}.safetensors")
         for name, truth, folder in (
             ("pool", pool, world.train_images),
             ("val", val, world.val_images),
@@ -222,112 +160,6 @@ def _prepare(given: argparse.Namespace) -> Bench:
     )
 
 
-def _scenes(
-    detector: Detector, annotations: AnnotationSet, images: Path, cache: Path
-) -> tuple[Scene, ...]:
-    """Every image through the frozen part, or as it was stored."""
-    place = {category.id: k for k, category in enumerate(annotations.categories)}
-    if not cache.exists():
-        tensors: dict[str, Tensor] = {}
-        with console.progress(f"Caching {cache.stem}", len(annotations.images)) as advance:
-            for info in annotations.images:
-                known = _true(annotations, info, place)[0]
-                boxes, features = _frozen(detector, images / info.file_name, known)
-                tensors |= {f"{info.id}.boxes": boxes, f"{info.id}.features": features}
-                advance()
-        write_atomically(cache, lambda path: save_file(tensors, path))
-    stored = load_file(cache)
-    return tuple(
-        Scene(
-            info,
-            stored[f"{info.id}.boxes"],
-            stored[f"{info.id}.features"],
-            *_true(annotations, info, place),
-        )
-        for info in annotations.images
-    )
-
-
-def _true(
-    annotations: AnnotationSet, info: AnnotatedImage, place: dict[int, int]
-) -> tuple[Tensor, Tensor]:
-    objects = annotations.annotations.get(info.id, ())
-    boxes = torch.tensor([o.box for o in objects], dtype=torch.float32).reshape(-1, 4)
-    return boxes, torch.tensor([place[o.category_id] for o in objects], dtype=torch.int64)
-
-
-@torch.inference_mode()
-def _frozen(detector: Detector, file: Path, known: Tensor) -> tuple[Tensor, Tensor]:
-    canvas = detector.canvas(torch.from_numpy(read_image(file).pixels).permute(2, 0, 1))
-    pyramid = detector.backbone(canvas.pixels[None])
-    predictions = detector.proposal_head(pyramid)
-    [(found, _)] = select_proposals(predictions, [canvas.content], per_level=1000, total=PROPOSALS)
-    regions = torch.cat([found, canvas.from_original(known)])
-    features, _ = detector.head(detector.box_pool(pyramid, [regions]))
-    return torch.cat([canvas.to_original(found), known]).clone(), features.clone()
-
-
-# The head: trained, asked, evaluated.
-
-
-def _train_head(bench: Bench, scenes: Sequence[Scene], seed: int) -> Head:
-    torch.manual_seed(seed)
-    features = torch.cat([s.features for s in scenes])
-    marks = [s.labels(s.true_boxes, s.columns, len(s.boxes)) for s in scenes]
-    labels, codes = (torch.cat(column) for column in zip(*marks, strict=True))
-    head = Head(features.shape[1], bench.words, bench.temperature)
-    optimiser = torch.optim.AdamW(head.parameters(), HEAD_RATE, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, HEAD_RATE, total_steps=HEAD_STEPS)
-    for _ in range(HEAD_STEPS):
-        rows = torch.randint(0, len(features), (HEAD_ROWS,))
-        objects = rows[labels[rows] > 0]
-        loss = F.cross_entropy(head.logits(features[rows]), labels[rows])
-        loss = loss + box_loss(head.boxes(features[objects]), codes[objects]).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    return head.eval().requires_grad_(False)
-
-
-def _asked(head: Head, scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes [P, 4], scores [P, C] and embeddings [P, D] of an image's proposals."""
-    features, proposals = scene.features[: scene.proposals], scene.boxes[: scene.proposals]
-    boxes = decode_boxes(head.boxes(features), proposals, BOX_CODE_WEIGHTS)
-    limit = torch.tensor([scene.info.width, scene.info.height] * 2)
-    scores = head.logits(features).softmax(-1)[:, 1:]
-    return boxes.clamp(min=0).minimum(limit), scores, head.embed(features)
-
-
-def _pseudo(head: Head, scene: Scene) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pseudo boxes [K, 4], columns and scores [K], best first; the image's embedding [D]."""
-    boxes, scores, embeddings = _asked(head, scene)
-    best, columns = scores.max(1)
-    kept = nms(boxes, best, LABEL_NMS)
-    kept = kept[best[kept] >= PSEUDO_SCORE]
-    embedding = F.normalize(embeddings.mean(0), dim=0)
-    return boxes[kept], columns[kept], best[kept], embedding
-
-
-def _box_ap(bench: Bench, head: Head) -> dict[str, float]:
-    """Box AP in percent, by LVIS's rules."""
-    ids = np.array([c.id for c in bench.truth.annotations.categories])
-    parts = []
-    for scene in bench.evaluated:
-        boxes, scores, _ = _asked(head, scene)
-        rows, columns = top_detections(boxes, scores, count=300, iou=0.5)
-        corners = boxes[rows].double().numpy()
-        corners[:, 2:] -= corners[:, :2]
-        image = np.full(len(rows), scene.info.id)
-        best = scores[rows, columns].double().numpy()
-        parts.append(Predictions(image, ids[columns.numpy()], corners, best, None))
-    rows_of = bench.truth.content["annotations"]
-    plain = [{k: v for k, v in row.items() if k != "segmentation"} for row in rows_of]
-    truth = replace(bench.truth, content={**bench.truth.content, "annotations": plain})
-    metrics = evaluate(truth, concatenate(parts))[0][0].metrics
-    return {key: round(100 * metrics[key], 2) for key in ("APr", "APc", "APf", "AP", "AP50")}
-
-
 # Choosing.
 
 
@@ -336,13 +168,13 @@ def _order(bench: Bench, head: Head, left: list[int], count: int, strategy: str,
     """The next `count` images of the pool by a strategy."""
     if strategy == "random":
         return np.random.default_rng([seed, len(left)]).permutation(left)[:count].tolist()
-    found = {place: _pseudo(head, bench.pool[place]) for place in left}
+    found = {place: pseudo_boxes(head, bench.pool[place]) for place in left}
     candidates = [
         Candidate(_record(place), found[place][2].numpy(), found[place][1].numpy())
         for place in left
     ]
     rows = torch.stack([found[place][3] for place in left]).numpy()
-    covered = torch.stack([_pseudo(head, bench.pool[place])[3] for place in labelled]).numpy()
+    covered = torch.stack([pseudo_boxes(head, bench.pool[place])[3] for place in labelled]).numpy()
     if strategy == "coreset":
         return [left[row] for row in k_center(rows, count, covered).rows]
     values: dict[str, Callable[[], Floats]] = {
@@ -427,7 +259,7 @@ def _curves(bench: Bench, given: argparse.Namespace, results: _Results) -> None:
                     write_json(file, order)
                 if results.has("curve", strategy, seed, budget):
                     continue
-                numbers = _box_ap(bench, _head_of(order[:wanted], bench, seed, heads))
+                numbers = box_ap(bench, _head_of(order[:wanted], bench, seed, heads))
                 objects = sum(len(bench.pool[p].columns) for p in order[:wanted])
                 results.add("curve", strategy, seed, budget, given, **numbers, objects=objects,
                             seconds=round(time.perf_counter() - begin, 1))  # fmt: skip
@@ -438,7 +270,7 @@ def _head_of(
 ) -> Head:
     """A head trained on images of the pool, once: what one budget trains, the next chooses by."""
     if (key := tuple(places)) not in heads:
-        heads[key] = _train_head(bench, [bench.pool[p] for p in places], seed)
+        heads[key] = train_head(bench, [bench.pool[p] for p in places], seed)
     return heads[key]
 
 
@@ -727,7 +559,7 @@ class _Results:
             "part": part,
             "budget": budget,
             **measured,
-            "hardware": _hardware(),
+            "hardware": hardware(),
             "date": date.today().isoformat(),
             "command": shlex.join(["python", "-m", "benchmarks.isal", *sys.argv[1:]]),
         }
