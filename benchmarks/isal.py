@@ -559,7 +559,7 @@ class _Results:
             "part": part,
             "budget": budget,
             **measured,
-            "hardware": hardware(),
+            "hardware": hardware(str(choose_device(None))),
             "date": date.today().isoformat(),
             "command": shlex.join(["python", "-m", "benchmarks.isal", *sys.argv[1:]]),
         }
