@@ -310,6 +310,11 @@ def _masks(boxes: Floats, task: Task) -> list[bytes]:
     return [mask["counts"] for mask in coco_mask.frPyObjects(outlines, HEIGHT, WIDTH)]
 
 
+def _digits(value: float) -> float:
+    """Four of them: a fixed number of decimals makes the smallest cases zero."""
+    return float(f"{value:.4g}")
+
+
 def _rows(given: argparse.Namespace, iou_type: str, turns: dict[str, list[Measured]]) -> list[Row]:
     def median(name: str, kind: str) -> float:
         return float(statistics.median(getattr(turn, kind) for turn in turns[name]))
@@ -318,16 +323,14 @@ def _rows(given: argparse.Namespace, iou_type: str, turns: dict[str, list[Measur
     rows = []
     for name, of_one in turns.items():
         measured = {
-            "whole s": round(median(name, "seconds"), 3),
-            "CPU s": round(median(name, "cpu_seconds"), 3),
+            "whole s": _digits(median(name, "seconds")),
+            "CPU s": _digits(median(name, "cpu_seconds")),
             "peak MiB": round(max(turn.peak_mib for turn in of_one)),
         }
         if not given.ours_only:
             metrics = (of_one[0].metrics, turns[first][0].metrics)
-            measured["ratio"] = round(median(first, "seconds") / median(name, "seconds"), 1)
-            measured["CPU ratio"] = round(
-                median(first, "cpu_seconds") / median(name, "cpu_seconds"), 1
-            )
+            for kind, of in (("ratio", "seconds"), ("CPU ratio", "cpu_seconds")):
+                measured[kind] = _digits(median(first, of) / median(name, of))
             measured["difference"] = float(np.abs(np.subtract(*metrics)).max())
         rows.append(
             Row(

@@ -55,7 +55,7 @@ def test_ours_beside_torchvisions(tmp_path: Path, capsys: pytest.CaptureFixture[
         found = row["measured"]
         assert found["masks made"] <= row["parameters"]["masks"]
         stages = [found.get(f"{stage} ms", 0) for stage in ("decode", "forward", "score", "masks")]
-        assert found["images/s"] == pytest.approx(1e3 / sum(stages), rel=0.02)
+        assert found["images/s"] == pytest.approx(1e3 / sum(stages), rel=0.05)
         assert found["peak MiB"] > 50
         assert (row["item"], row["note"]) == ("detect", "noise")
         assert row["parameters"]["batch"] == 2
