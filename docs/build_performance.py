@@ -159,10 +159,10 @@ SECTIONS = (
         ),
         without=_PEERS,
         words="`ratio` is time over that of v2 at 91 classes, with as many masks on both sides. "
-        "Why not 0.5x: both make as many multiplications (300 G), and oneDNN's convolutions run near "
-        "what a core can do. Winograd's filtering needs a quarter of the products of the 3 x 3 "
-        "ones, but batched products of its sizes run at two thirds of that rate and the transforms "
-        "cost on top. Next: pooling from channels-last features, packed products.",
+        "Why not 0.5x: both make as many multiplications (300 G), and oneDNN's convolutions run "
+        "near what a core can do. Winograd's filtering needs a quarter of the products of the "
+        "3 x 3 ones, but batched products of its sizes run at two thirds of that rate and the "
+        "transforms cost on top. Next: pooling from channels-last features, packed products.",
     ),
     Section(
         "2. Detect, beside what does the same job",
