@@ -142,6 +142,11 @@ def _of_gpu(item: str, row: str, *keys: str, **parameters: Any) -> Callable[[Row
     return lambda rows: _values(_on(_pick(rows, item, row, **parameters), gpu=True), *keys)
 
 
+def _relabel_on_two_cores(rows: Rows) -> list[float]:
+    found = _pick(rows, "relabel", "vildcli relabel", regions=1000, names=1203, attributes=None)
+    return _values([row for row in found if row["hardware"].startswith("2 cores")], "image ms")
+
+
 SECTIONS = (
     Section(
         "1. Detect, beside torchvision's Mask R-CNN",
@@ -185,18 +190,10 @@ SECTIONS = (
         ("relabel",),
         (
             Aim(
-                "an image of 1,000 regions, two sides, 1,203 names, CPU time",
+                "an image of 1,000 regions, two sides, 1,203 names, on two cores",
                 "≤",
                 50,
-                _of(
-                    "relabel",
-                    "vildcli relabel",
-                    "CPU ms",
-                    "image ms",
-                    regions=1000,
-                    names=1203,
-                    attributes=None,
-                ),
+                _relabel_on_two_cores,
                 " ms",
             ),
             Aim("a million regions, 1,203 names, 11 colours, CPU time", "≤", 120, _million, " s"),
