@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +25,7 @@ import open_clip
 import torch
 from torch import Tensor
 
-from benchmarks.recording import Row, command_line, hardware, record
+from benchmarks.recording import Row, command_line, hardware, print_heading, record
 from vildcli.detector.architecture import ARCHITECTURES
 from vildcli.detector.detector import Detector
 from vildcli.labelling.ask import AskingModel, TextReader, answer, find_regions
@@ -140,8 +139,7 @@ def _record(
 def _show(
     detection: float, medians: dict[str, float], regions: int, given: argparse.Namespace
 ) -> None:
-    print(f"{date.today()}, {hardware(given.device)}, torch {torch.__version__}")
-    print(command_line("benchmarks.ask"))
+    print_heading("benchmarks.ask", given.device)
     print(f"{regions} regions, {given.texts} texts a question, {given.prompts}")
     print(f"detection, once         {detection * 1e3:10.1f} ms")
     for what, seconds in medians.items():

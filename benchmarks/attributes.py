@@ -16,7 +16,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.recording import Row, command_line, hardware, record
+from benchmarks.recording import Row, command_line, hardware, print_heading, record
 from vildcli.detector.scoring import Fusion, ScoringHead
 from vildcli.labelling.labeller import AttributeSet, LabelPolicy, VocabularyLabeller
 from vildcli.text.bank import embed_categories
@@ -172,8 +171,7 @@ def _records(
 def _show(
     rows: Sequence[tuple[str, float, float]], given: argparse.Namespace, names: int, values: int
 ) -> None:
-    print(f"{date.today()}, {hardware(given.device)}, torch {torch.__version__}")
-    print(command_line("benchmarks.attributes"))
+    print_heading("benchmarks.attributes", given.device)
     print(f"{names} names x {values} values, {given.prompts}, {given.regions} regions an image")
     print(f"{'':22} {'factorised':>12} {'flattened':>12} {'ratio':>8}")
     for what, ours, theirs in rows:

@@ -17,7 +17,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
 
-from benchmarks.recording import Row, command_line, hardware, record
+from benchmarks.recording import Row, command_line, hardware, print_heading, record
 from vildcli.data.images import read_image
 from vildcli.detector.architecture import ARCHITECTURES
 from vildcli.detector.detector import Detector
@@ -82,8 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     paths = sorted(p for p in given.folder.rglob("*") if p.suffix in (".jpg", ".jpeg", ".png"))
     image = torch.from_numpy(read_image(paths[0]).pixels).permute(2, 0, 1)
-    print(f"{date.today()}, {hardware()}, torch {torch.__version__}")
-    print(command_line("benchmarks.detect_parts"))
+    print_heading("benchmarks.detect_parts")
     models = _models(given, image)
     multiplications = {name: _multiplications(*models[name]) for name in ("trained", "torchvision")}
     multiplications["vild"] = multiplications["trained"]

@@ -24,7 +24,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ import torch
 from torch.nn.functional import normalize
 
 from benchmarks import relabel
-from benchmarks.recording import Row, command_line, hardware, record
+from benchmarks.recording import Row, command_line, hardware, print_heading, record
 from vildcli.labelling.labeller import AttributeSet, LabelPolicy, VocabularyLabeller
 from vildcli.labelling.operations import Operations, Rates, limit_of, measure_rates
 from vildcli.labelling.records import part_path
@@ -72,8 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _arguments(arguments)
     torch.set_num_threads(1)
     rates = measure_rates(torch.device("cpu"), torch.float32, lambda device: time.process_time())
-    print(f"{date.today()}, {hardware()}, torch {torch.__version__}")
-    print(command_line("benchmarks.growth"))
+    print_heading("benchmarks.growth")
     print(f"{rates.flops / 1e9:.1f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s, in CPU time")
     with tempfile.TemporaryDirectory(prefix="vildcli-growth-", dir=given.folder) as folder:
         for curve in _curves(given, Path(folder)):

@@ -19,7 +19,7 @@ from pathlib import Path
 from vildcli.environment import hardware
 from vildcli.runs import write_json
 
-__all__ = ["PERFORMANCE", "Row", "command_line", "hardware", "record"]
+__all__ = ["PERFORMANCE", "Row", "command_line", "hardware", "print_heading", "record"]
 PERFORMANCE = Path(__file__).parents[1] / "docs" / "performance.json"
 Value = str | int | float | bool | None
 
@@ -64,6 +64,14 @@ def record(rows: Sequence[Row], path: Path = PERFORMANCE) -> None:
 def command_line(module: str) -> str:
     """How this script was called, to be pasted: `python -m benchmarks.growth --images 500`."""
     return shlex.join(["python", "-m", module, *sys.argv[1:]])
+
+
+def print_heading(module: str, device: str = "cpu") -> None:
+    """What every table of a benchmark stands below: when, on what, and by which command."""
+    import torch  # not for those that start processes and time what they import
+
+    print(f"{date.today()}, {hardware(device)}, torch {torch.__version__}")
+    print(command_line(module))
 
 
 def _key(row: Mapping[str, object]) -> str:

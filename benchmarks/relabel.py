@@ -21,7 +21,6 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.recording import Row, command_line, hardware, record
+from benchmarks.recording import Row, command_line, hardware, print_heading, record
 from vildcli.detector.scoring import Fusion, ScoringHead
 from vildcli.labelling.head import StoredHead, write_head
 from vildcli.labelling.labeller import AttributeSet, LabelPolicy, VocabularyLabeller
@@ -79,8 +78,7 @@ class Measured:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     given = _arguments(arguments)
-    print(f"{date.today()}, {hardware()}, torch {torch.__version__}")
-    print(command_line("benchmarks.relabel"))
+    print_heading("benchmarks.relabel")
     print(f"{given.regions} regions an image, two sides of {WIDTH}, {given.names} names")
     head = ("images", "s", "ms an image", "CPU ms", "score ms", "labels", "peak MiB")
     print("{:>8}{:>9}{:>13}{:>10}{:>10}{:>9}{:>10}".format(*head))

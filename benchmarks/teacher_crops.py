@@ -18,7 +18,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from benchmarks.recording import Row, command_line, hardware, record
+from benchmarks.recording import Row, command_line, hardware, print_heading, record
 from vildcli.data.images import read_image
 from vildcli.teacher.crops import (
     BATCH,
@@ -205,8 +204,7 @@ def _rows(times: dict[tuple[str, str], list[Seconds]], given: argparse.Namespace
 
 
 def _show(rows: Sequence[Row], worst: dict[str, float], given: argparse.Namespace) -> None:
-    print(f"{date.today()}, {hardware(given.device)}, torch {torch.__version__}")
-    print(command_line("benchmarks.teacher_crops"))
+    print_heading("benchmarks.teacher_crops", given.device)
     size = given.folder or f"{given.width}x{given.height}"
     print(f"{given.model}, {given.regions} proposals an image, {given.images} images ({size})")
     for row in rows:

@@ -23,7 +23,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.recording import Row, command_line, hardware, record
+from benchmarks.recording import Row, command_line, hardware, print_heading, record
 from vildcli.text.bank import embed_categories
 from vildcli.text.encoder import OpenClipTextEncoder, in_bfloat16
 from vildcli.text.templates import Prompts, load_prompts
@@ -78,8 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ROUNDED: _least_cosine(found[ROUNDED], found[EXACT]),
     }
     rows = [_row(who, turns, sentences, cosines.get(who), given) for who in works]
-    print(f"{date.today()}, {hardware(given.device)}, torch {torch.__version__}")
-    print(command_line("benchmarks.text_bank"))
+    print_heading("benchmarks.text_bank", given.device)
     print(f"{given.model}, {len(names)} names, {sentences[EXACT]} sentences")
     for row in rows:
         values = ", ".join(f"{value} {key}" for key, value in row.measured.items())

@@ -39,7 +39,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize, pad
 
-from benchmarks.recording import Row, command_line, hardware, record
+from benchmarks.recording import Row, command_line, hardware, print_heading, record
 from vildcli.data.images import read_image
 from vildcli.detector.architecture import ARCHITECTURES
 from vildcli.detector.detector import Detector
@@ -147,8 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _arguments(arguments)
     device = _prepare(given)
     images, decode = _decoded(given)
-    print(f"{date.today()}, {hardware(device.type)}, torch {torch.__version__}")
-    print(command_line("benchmarks.throughput"))
+    print_heading("benchmarks.throughput", device.type)
     print(f"canvas {given.size} pixels ({given.owl_size} for OWLv2), {given.precision}")
     contenders = [_contender(given, device, *which) for which in _chosen(given)]
     turns = _measure(contenders, images, given, device)

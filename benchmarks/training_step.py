@@ -16,7 +16,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
 
-from benchmarks.recording import Row, command_line, hardware, record
+from benchmarks.recording import Row, command_line, hardware, print_heading, record
 from vildcli.data.training_set import Example
 from vildcli.detector.architecture import ARCHITECTURES
 from vildcli.detector.detector import Detector, TrainingContext
@@ -75,8 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if i >= given.warm_up:
                 steps[name].append(step)
     rows = [_row(name, steps, given) for name in works]
-    print(f"{date.today()}, {hardware(given.device)}, torch {torch.__version__}")
-    print(command_line("benchmarks.training_step"))
+    print_heading("benchmarks.training_step", given.device)
     for row in rows:
         values = ", ".join(f"{value} {key}" for key, value in row.measured.items())
         print(f"{row.row:16}{values}")
