@@ -1,9 +1,9 @@
 """The regions that a teacher chooses: the cheap way beside a crop of every anchor, in one run.
 
-    python -m benchmarks.chosen_regions                       # the demo's world and teacher
-    python -m benchmarks.chosen_regions --images 3            # small
-    python -m benchmarks.chosen_regions --tower transformer   # a teacher that EZSD can adapt
-    python -m benchmarks.chosen_regions --teacher ViT-B-32:openai --data train.json --photos DIR
+    python -m benchmarks.chosen_regions --among runs/vild-text              # the demo's world
+    python -m benchmarks.chosen_regions --among runs/vild-text --images 3   # small
+    python -m benchmarks.chosen_regions --teacher ViT-B-32:openai --data train.json --photos DIR \
+        --among runs/vild-text
 
 On every image each way has its turn, so that whatever else the machine does falls on all. Reported
 are, of the first regions of each that are apart from base ground truth:
@@ -13,18 +13,16 @@ are, of the first regions of each that are apart from base ground truth:
     crops       that the encoder is asked about, an image
     seconds     an image, the mean; share: of the exact way's, whose crops are cut in batches
 
-Beside them stand as many anchors at random, and the exact way on anchors at twice the stride, a
-quarter of them. `--shortlists` shows what more or fewer crops would bring the cheap way, whose
-student (once for a cache) is taught on other images and timed apart. What a loop over crops in PIL
-would cost, as the authors' is, is timed on a few of the anchors. On a CPU all seconds are the
-processor's.
+The cheap way crops what a class-agnostic detector proposes, and its seconds are the detector's too.
+Beside them stand that detector's proposals without a teacher, as many anchors at random, and the
+exact way on anchors at twice the stride, a quarter of them. What a loop over crops in PIL would
+cost, as the authors' is, is timed on some of the anchors. On a CPU seconds are the processor's.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -46,12 +44,12 @@ from vildcli.data.lvis import AnnotatedImage, load_annotations
 from vildcli.devices import choose_device
 from vildcli.runs import write_json
 from vildcli.teacher.anchors import STRIDE, make_anchors
-from vildcli.teacher.chosen_regions import RegionChoice, apart_from
+from vildcli.teacher.chosen_regions import SURPLUS, RegionChoice, apart_from
 from vildcli.teacher.crops import scale_box
 from vildcli.teacher.encoder import image_encoder_of
 from vildcli.teacher.ground_truth import base_truth, solid_objects
 from vildcli.teacher.known_names import known_names
-from vildcli.teacher.thumbnail_student import ThumbnailStudent, open_student
+from vildcli.teacher.proposals import Proposals, open_proposals
 from vildcli.text.bank import embed_categories
 from vildcli.text.encoder import text_encoder_of
 from vildcli.text.open_clip_models import CONFIG_FILE, load_open_clip
@@ -70,11 +68,11 @@ class Way:
     """One way to choose.
 
     Attributes:
-        choose: an image's pixels to candidates [R, 4], best first.
+        choose: an image and its pixels to candidates [R, 4], best first.
     """
 
     name: str
-    choose: Callable[[Tensor], Tensor]
+    choose: Callable[[AnnotatedImage, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +86,9 @@ class Subject:
     images: Sequence[AnnotatedImage]
     folder: Path
     exact: RegionChoice
-    cheap: RegionChoice
+    proposals: Proposals
     novel: Mapping[int, Tensor]
     crops: list[int]  # one, counted up by the encoder
-    teaching_seconds: float
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -107,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for way in _ways(subject, given, i):
             subject.crops[0] = 0
             begin = _seconds(device)
-            boxes = way.choose(pixels)
+            boxes = way.choose(image, pixels)
             seconds = _seconds(device) - begin
             boxes = apart_from(boxes, truth)[: given.regions]
             exact = boxes if exact is None else exact
@@ -137,11 +134,13 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="COCO or LVIS JSON, instead of the world's")
     parser.add_argument("--photos", type=Path, help="folder of its images")
     parser.add_argument("--base", help="its base categories, where LVIS does not say")
+    parser.add_argument(
+        "--among", required=True, help="whose proposals the cheap way crops: a model, a JSON"
+    )
     parser.add_argument("--names", default="all")
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--regions", type=int, default=300)
     parser.add_argument("--stride", type=int, default=STRIDE, help="of the anchors; more: a trial")
-    parser.add_argument("--shortlists", type=float, nargs="*", default=[], help="shares of anchors")
     parser.add_argument("--device")
     return parser.parse_args(arguments)
 
@@ -162,8 +161,9 @@ def _open(given: argparse.Namespace) -> Subject:
 
     counting = replace(encoder, encode=encode)
     texts = embed_categories(names.categories, text_encoder_of(clip), load_prompts("ezsd"))
-    cheap = RegionChoice(counting, names, texts, truth, given.regions, "best", stride=given.stride)
-    exact = replace(cheap, shortlist=None)
+    exact = RegionChoice(counting, names, texts, truth, given.regions, "best", stride=given.stride)
+    count = SURPLUS * given.regions
+    proposals = open_proposals(given.among, annotations, encoder.device, count=count)
     pairs = zip(annotations.categories, truth.is_base, strict=True)
     novel_ids = {category.id for category, is_base in pairs if not is_base}
     images = annotations.images[: given.images]
@@ -173,28 +173,7 @@ def _open(given: argparse.Namespace) -> Subject:
         ).reshape(-1, 4)
         for image in images
     }
-    student, seconds = _student(given, annotations.images, folder, exact)
-    return Subject(images, folder, exact, replace(cheap, guess=student), novel, crops, seconds)
-
-
-def _student(
-    given: argparse.Namespace, images: Sequence[AnnotatedImage], folder: Path, exact: RegionChoice
-) -> tuple[ThumbnailStudent, float]:
-    """The cheap way's student, taught on images that are not measured on; its seconds."""
-    device = exact.encoder.device
-    begin = _seconds(device)
-    with tempfile.TemporaryDirectory() as scratch, console.progress("Teaching", None) as advance:
-        student = open_student(
-            Path(scratch),
-            images[given.images :] or images,
-            folder,
-            ask=exact.ask,
-            stride=exact.stride,
-            seed=0,
-            device=device,
-            advance=advance,
-        )
-    return student, _seconds(device) - begin
+    return Subject(images, folder, exact, proposals, novel, crops)
 
 
 def _world(given: argparse.Namespace) -> tuple[Path, Path, str]:
@@ -217,17 +196,19 @@ def _world(given: argparse.Namespace) -> tuple[Path, Path, str]:
 
 def _ways(subject: Subject, given: argparse.Namespace, seed: int) -> list[Way]:
     """The exact way first, which the others are held against."""
-    exact, cheap = subject.exact, subject.cheap
+    exact, proposals = subject.exact, subject.proposals
     step = COARSE * given.stride
-    coarse = f"stride {step}"
-    more = {f"cheap, {s:g} cropped": replace(cheap, shortlist=s) for s in given.shortlists}
-    choices = {EXACT: exact, "cheap": cheap, **more, coarse: replace(exact, stride=step)}
-    ways = [Way(name, choice.candidates) for name, choice in choices.items()]
-    return [*ways, Way("random", lambda pixels: _random(pixels, given, seed))]
+    return [
+        Way(EXACT, exact.candidates),
+        Way("cheap", replace(exact, among=proposals).candidates),
+        Way(f"stride {step}", replace(exact, stride=step).candidates),
+        Way("proposals alone", proposals.propose),
+        Way("random", lambda image, pixels: _random(pixels, given, seed)),
+    ]
 
 
 def _random(pixels: Tensor, given: argparse.Namespace, seed: int) -> Tensor:
-    boxes = make_anchors(pixels.shape[-2], pixels.shape[-1], given.stride).boxes
+    boxes = make_anchors(pixels.shape[-2], pixels.shape[-1], given.stride)
     order = torch.randperm(len(boxes), generator=torch.Generator().manual_seed(seed))
     # More than are needed, for some are base ground truth.
     return boxes[order[: 2 * given.regions]]
@@ -245,7 +226,7 @@ def _loop(subject: Subject, pixels: Tensor) -> float:
     recipe = encoder.recipe
     settings = PreprocessCfg(recipe.size, mean=recipe.mean, std=recipe.std, resize_mode="longest")
     preprocess = image_transform_v2(settings, is_train=False)
-    boxes = make_anchors(pixels.shape[-2], pixels.shape[-1], subject.exact.stride).boxes[::LOOPED]
+    boxes = make_anchors(pixels.shape[-2], pixels.shape[-1], subject.exact.stride)[::LOOPED]
     begin = _seconds(encoder.device)
     photograph = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     for some in torch.split(boxes, LOOP_BATCH):
@@ -296,10 +277,9 @@ def _report(
         "images": count,
         "novel_objects": novel,
         "anchors": round(
-            sum(len(make_anchors(i.height, i.width, given.stride).boxes) for i in subject.images)
-            / count
+            sum(len(make_anchors(i.height, i.width, given.stride)) for i in subject.images) / count
         ),
-        "teaching_seconds": round(subject.teaching_seconds, 1),
+        "among": given.among,
         "loop_seconds": round(loop, 1),
         "teacher": given.teacher or f"the small world's, {given.tower}",
         "threads": torch.get_num_threads(),

@@ -4,27 +4,27 @@
     python -m benchmarks.ezsd --rows vild ezsd --steps 20 --images 40 --teacher-steps 20   # small
 
 Draws a small world with a domain gap: the teacher learns from clean crops, scenes are darker,
-blurred and tinted. Every row is trained for the same number of steps, and for a tenth of them: what
-EZSD is published to need. What is done offline is timed apart: training a detector for its
-proposals, adapting the teacher, choosing and embedding regions. Results go to docs/results.json
-after each row, and an interrupted command continues. Do not run it beside benchmarks.small_world,
-which writes the same file.
+blurred and tinted. Every row is trained for the same number of steps, and for a tenth of it, which
+EZSD is published to need. As detectors that start from nothing learn nothing in so few steps, that
+tenth goes on from the detector of the proposals. What is done offline is timed apart: training that
+detector on base boxes, adapting the teacher, choosing and embedding regions. Results go to
+docs/results.json after each row, and an interrupted command continues.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.small_world import REGIONS, RESULTS, _hardware, _numbers
+from benchmarks.recording import RESULTS, Results
+from benchmarks.small_world import REGIONS, _numbers
 from vildcli import console
 from vildcli.evaluation.model import open_subject, predict_subject
 from vildcli.evaluation.truth import load_truth
@@ -32,8 +32,10 @@ from vildcli.labelling.options import LabellingOptions
 from vildcli.runs import write_json
 from vildcli.teacher.adapt import AdaptRecipe
 from vildcli.teacher.adapt_session import AdaptOptions, adapt_teacher, count_steps
+from vildcli.teacher.chosen_regions import ANCHORS, TEACHER
 from vildcli.teacher.session import TeachOptions, count_images, teach
 from vildcli.text.open_clip_models import CONFIG_FILE
+from vildcli.training.initialise import SCRATCH
 from vildcli.training.inputs import TrainingOptions
 from vildcli.training.session import train_system
 from vildcli.world.quotas import PLANS
@@ -44,6 +46,7 @@ from vildcli.world.world import World, draw_world
 # Regions an image: a detector's proposals, and of the teacher's own what is kept and what is used.
 PROPOSED, KEPT, USED = 40, 60, 40
 _DRAWN = {"distilled_regions": USED, "redrawn_regions": True}
+PROPOSER = "vild-text"  # its proposals are embedded, or chosen among
 _SECONDS = "seconds.json"  # what each stage took, for commands that continue
 
 
@@ -53,8 +56,10 @@ class Row:
 
     Attributes:
         adapted: whether the teacher is adapted.
-        chosen: whether the teacher chooses the regions, else a base-trained detector.
+        chosen: whether the teacher chooses regions among the proposals of a base-trained detector;
+            else that one's first are taken.
         overrides: of the recipe; variation: of the system's row.
+        goes_on: whether it can from the proposals' detector, whose weights fit.
     """
 
     name: str
@@ -63,6 +68,7 @@ class Row:
     chosen: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
     variation: Mapping[str, Any] = field(default_factory=dict)
+    goes_on: bool = True
 
     @property
     def prompts(self) -> str | None:
@@ -83,6 +89,7 @@ ROWS = (
         adapted=True,
         chosen=True,
         overrides={**_EZSD, "class_loss": "seesaw"},
+        goes_on=False,  # its background has two vectors more
     ),
 )
 
@@ -129,15 +136,21 @@ class Bench:
     def teacher(self, adapted: bool) -> str:
         return f"local-dir:{self.folder / ('adapted-teacher' if adapted else 'teacher')}"
 
-    def training(self, row: Row, seed: int, steps: int, cache: Path | None) -> TrainingOptions:
+    def proposer(self, seed: int) -> Path:
+        return self.folder / f"seed-{seed}" / PROPOSER
+
+    def training(
+        self, row: Row, seed: int, steps: int, cache: Path | None, init: str = SCRATCH
+    ) -> TrainingOptions:
         return TrainingOptions(
             row.system,
             self.world.train_json,
             self.world.train_images,
             self.teacher(row.adapted),
             teacher_cache=cache,
+            init=str(self.proposer(seed)) if init == PROPOSER else init,
             prompts=row.prompts,
-            overrides={"steps": steps, **row.overrides},
+            overrides={"steps": steps, "warmup_steps": steps // 10, **row.overrides},
             variation=row.variation,
             seed=seed,
             device=self.given.device,
@@ -150,12 +163,16 @@ def main() -> None:
     names = given.rows or [row.name for row in ROWS]
     if unknown := set(names) - {row.name for row in ROWS}:
         sys.exit(f"No such rows: {', '.join(sorted(unknown))}. There are {[r.name for r in ROWS]}.")
-    bench, results = _prepare(given), _Results(given)
+    bench = _prepare(given)
+    results = Results(given.results, "benchmarks.ezsd", f"{given.sprites}, gap {given.gap:g}")
+    tenth = max(1, given.steps // 10)
     for seed in given.seeds:
-        for steps in (given.steps, max(1, given.steps // 10)):
+        for steps, init in ((given.steps, SCRATCH), (tenth, PROPOSER)):
             for row in (row for row in ROWS if row.name in names):
-                if not results.has(row.name, seed, steps):
-                    results.add(row.name, seed, steps, _measure(bench, row, seed, steps))
+                if init == PROPOSER and not row.goes_on:
+                    continue
+                measure = partial(_measure, bench, row, seed, steps, init)
+                results.once(measure, row=row.name, seed=seed, steps=steps, init=init)
 
 
 def _arguments() -> argparse.Namespace:
@@ -203,19 +220,19 @@ def _prepare(given: argparse.Namespace) -> Bench:
     return bench
 
 
-def _measure(bench: Bench, row: Row, seed: int, steps: int) -> dict[str, Any]:
-    offline: dict[str, float | None] = {}
+def _measure(bench: Bench, row: Row, seed: int, steps: int, init: str) -> dict[str, Any]:
+    offline = {
+        "proposals": bench.stages.timed(f"proposals, seed {seed}", lambda: _proposer(bench, seed))
+    }
     if row.adapted:
         offline["adaptation"] = bench.stages.timed("adaptation", lambda: _adapt(bench))
-    if not row.chosen:
-        name = f"proposals, seed {seed}"
-        offline["proposals"] = bench.stages.timed(name, lambda: _proposer(bench, seed))
     cache = _cache_folder(bench, row, seed)
     offline["regions"] = bench.stages.timed(cache.name, lambda: _teach(bench, row, seed, cache))
-    out = bench.folder / f"seed-{seed}" / f"{row.name}, {steps} steps".replace(" ", "_")
-    options = bench.training(row, seed, steps, cache)
+    name = f"{row.name}, {steps} steps" + (f" after {init}" if init == PROPOSER else "")
+    out = bench.folder / f"seed-{seed}" / name.replace(" ", "_")
+    options = bench.training(row, seed, steps, cache, init)
     trained = bench.stages.timed(
-        f"{row.name}, seed {seed}, {steps} steps",
+        f"{name}, seed {seed}",
         lambda: train_system(options, out, force=False, progress=console.progress, say=console.say),
     )
     begin = time.perf_counter()
@@ -276,11 +293,11 @@ def _accuracy(bench: Bench) -> dict[str, dict[str, float | None]]:
 
 
 def _proposer(bench: Bench, seed: int) -> Path:
-    """A base-trained vild-text, of the larger number of steps whatever the row's."""
-    options = bench.training(Row("", "vild-text"), seed, bench.given.steps, None)
+    """A base-trained detector, of the larger number of steps whatever the row's."""
+    options = bench.training(Row("", PROPOSER), seed, bench.given.steps, None)
     return train_system(
         options,
-        bench.folder / f"seed-{seed}" / "vild-text",
+        bench.proposer(seed),
         force=False,
         progress=console.progress,
         say=console.say,
@@ -289,18 +306,18 @@ def _proposer(bench: Bench, seed: int) -> Path:
 
 def _cache_folder(bench: Bench, row: Row, seed: int) -> Path:
     teacher = "adapted" if row.adapted else "plain"
-    if row.chosen:  # no chance takes part, nor any detector
-        return bench.folder / f"{teacher}-teachers-choice"
-    return bench.folder / f"{teacher}-teacher-on-proposals-{seed}"
+    of = "s-choice" if row.chosen else "-on-proposals"
+    return bench.folder / f"{teacher}-teacher{of}-{seed}"
 
 
 def _teach(bench: Bench, row: Row, seed: int, out: Path) -> None:
-    proposals = "teacher" if row.chosen else str(bench.folder / f"seed-{seed}" / "vild-text")
+    proposer = str(bench.proposer(seed))
     options = TeachOptions(
         bench.world.train_json,
         bench.world.train_images,
         bench.teacher(row.adapted),
-        proposals,
+        TEACHER if row.chosen else proposer,
+        among=proposer if row.chosen else ANCHORS,
         regions=KEPT if row.chosen else PROPOSED,
         names=bench.given.names,
         device=bench.given.device,
@@ -308,38 +325,6 @@ def _teach(bench: Bench, row: Row, seed: int, out: Path) -> None:
     )
     with console.progress("Embedding regions", count_images(options)) as advance:
         teach(options, out, force=False, advance=advance)
-
-
-class _Results:
-    """docs/results.json: rows that were measured, each with hardware, date and command."""
-
-    def __init__(self, given: argparse.Namespace) -> None:
-        self.path: Path = given.results
-        self.world = f"{given.sprites}, gap {given.gap:g}"
-
-    def has(self, name: str, seed: int, steps: int) -> bool:
-        wanted = {"row": name, "seed": seed, "steps": steps, "world": self.world}
-        return any(all(row.get(k) == v for k, v in wanted.items()) for row in self._rows())
-
-    def add(self, name: str, seed: int, steps: int, measured: Mapping[str, Any]) -> None:
-        row = {
-            "row": name,
-            "seed": seed,
-            "world": self.world,
-            "steps": steps,
-            **measured,
-            "hardware": _hardware(),
-            "date": date.today().isoformat(),
-            "command": shlex.join(["python", "-m", "benchmarks.ezsd", *sys.argv[1:]]),
-        }
-        write_json(self.path, [*self._rows(), row])
-        console.say(f"{name}, seed {seed}, {steps} steps: {dict(measured)}")
-
-    def _rows(self) -> Sequence[dict[str, Any]]:
-        rows: Sequence[dict[str, Any]] = (
-            json.loads(self.path.read_text()) if self.path.exists() else []
-        )
-        return rows
 
 
 if __name__ == "__main__":

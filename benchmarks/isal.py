@@ -19,12 +19,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +45,7 @@ from benchmarks.isal_heads import (
     see_scenes,
     train_head,
 )
-from benchmarks.recording import hardware
+from benchmarks.recording import RESULTS, Results
 from vildcli import console
 from vildcli.data.images import read_image
 from vildcli.detector.losses import box_loss
@@ -81,7 +78,6 @@ from vildcli.training.inputs import TrainingOptions
 from vildcli.training.session import train_system
 from vildcli.world.world import draw_world
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results.json"
 WORLD = "selection, shapes"
 STRATEGIES = ("random", "entropy", "margin", "coreset", "hybrid", "isal", "similarity")
 BUDGETS = (5, 10, 20, 30, 40, 50)  # percent of the pool
@@ -95,7 +91,7 @@ Floats = NDArray[np.float64]
 
 def main() -> None:
     given = _arguments()
-    results = _Results(given.results)
+    results = Results(given.results, "benchmarks.isal", WORLD)
     bench = _prepare(given)
     parts: dict[str, Callable[[], None]] = {
         "leave-one-in": lambda: _leave_one_in(bench, given, results),
@@ -238,7 +234,7 @@ def _record(place: int) -> ImageRecord:
 # The parts.
 
 
-def _curves(bench: Bench, given: argparse.Namespace, results: _Results) -> None:
+def _curves(bench: Bench, given: argparse.Namespace, results: Results) -> None:
     size = len(bench.pool)
     for seed in given.seeds:
         heads: dict[tuple[int, ...], Head] = {}
@@ -257,12 +253,14 @@ def _curves(bench: Bench, given: argparse.Namespace, results: _Results) -> None:
                     head = _head_of(order, bench, seed, heads)
                     order += _order(bench, head, left, more, strategy, seed, order)
                     write_json(file, order)
-                if results.has("curve", strategy, seed, budget):
+                of = {"row": strategy, "seed": seed, "part": "curve", "budget": budget}
+                if results.has(**of):
                     continue
                 numbers = box_ap(bench, _head_of(order[:wanted], bench, seed, heads))
                 objects = sum(len(bench.pool[p].columns) for p in order[:wanted])
-                results.add("curve", strategy, seed, budget, given, **numbers, objects=objects,
-                            seconds=round(time.perf_counter() - begin, 1))  # fmt: skip
+                seconds = round(time.perf_counter() - begin, 1)
+                measured = {**numbers, "objects": objects, "seconds": seconds}
+                results.add(measured, **of, steps=HEAD_STEPS)
 
 
 def _head_of(
@@ -274,12 +272,13 @@ def _head_of(
     return heads[key]
 
 
-def _leave_one_in(bench: Bench, given: argparse.Namespace, results: _Results) -> None:
+def _leave_one_in(bench: Bench, given: argparse.Namespace, results: Results) -> None:
     """A convex head on FC features: influence by pseudo labels, change by true ones."""
     basis = _whitening([s.features for s in bench.reference])
     classes = len(bench.words) + 1
     for seed in given.seeds:
-        if results.has("leave-one-in", "isal", seed, given.ridge):
+        of = {"seed": seed, "part": "leave-one-in", "budget": given.ridge}
+        if results.has(row="isal", **of):
             continue
         begin = time.perf_counter()
         order = np.random.default_rng(seed).permutation(len(bench.pool)).tolist()
@@ -324,7 +323,7 @@ def _leave_one_in(bench: Bench, given: argparse.Namespace, results: _Results) ->
             found = {"spearman": round(_spearman(values, change), 3)}
             found["named"] = round(float(right.double().mean()), 3)  # what pseudo labels rest on
             found |= {"start": first, "added": len(added), "seconds": seconds}
-            results.add("leave-one-in", name, seed, given.ridge, given, **found)
+            results.add(found, row=name, **of, steps=HEAD_STEPS)
 
 
 def _whitening(features: Sequence[Tensor]) -> Tensor:
@@ -377,7 +376,7 @@ def _spearman(one: Floats, other: Floats) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def _classification(bench: Bench, given: argparse.Namespace, results: _Results) -> None:
+def _classification(bench: Bench, given: argparse.Namespace, results: Results) -> None:
     """True objects cut out and embedded by the teacher: a pool of labelled crops."""
     pool = _crops(bench, bench.pool, bench.world.train_images, given, "pool-crops")
     reference = _crops(bench, bench.reference, bench.world.val_images, given, "reference-crops")
@@ -401,11 +400,12 @@ def _classification(bench: Bench, given: argparse.Namespace, results: _Results) 
                     chosen = np.concatenate([chosen, more])
                     rows = torch.from_numpy(chosen)
                     head = fit_head(pool[0][rows], pool[1][rows], classes)
-                if results.has("classification", strategy, seed, budget):
+                of = {"row": strategy, "seed": seed, "part": "classification", "budget": budget}
+                if results.has(**of):
                     continue
                 right = head.probabilities(tested[0]).argmax(1) == tested[1]
                 accuracy = round(100 * float(right.double().mean()), 2)
-                results.add("classification", strategy, seed, budget, given, accuracy=accuracy)
+                results.add({"accuracy": accuracy}, **of, steps=HEAD_STEPS)
 
 
 def _crop_values(
@@ -458,14 +458,15 @@ def _crops(
     return as_features(load_file(cache)["rows"]), labels
 
 
-def _full(bench: Bench, given: argparse.Namespace, results: _Results) -> None:
+def _full(bench: Bench, given: argparse.Namespace, results: Results) -> None:
     """Whole detectors, trained from scratch on what the heads' curves chose."""
     content = json.loads(bench.world.train_json.read_text())
     for seed in given.seeds:
         for strategy in FULL_STRATEGIES:
             order = json.loads((given.out / f"order-{strategy}-{seed}.json").read_text())
             for budget in FULL_BUDGETS:
-                if results.has("full", strategy, seed, budget):
+                of = {"row": strategy, "seed": seed, "part": "full", "budget": budget}
+                if results.has(**of):
                     continue
                 begin = time.perf_counter()
                 places = order[: len(bench.pool) * budget // 100]
@@ -499,13 +500,14 @@ def _full(bench: Bench, given: argparse.Namespace, results: _Results) -> None:
                 assert subject.predictions is not None, "predict_subject predicts"
                 metrics = evaluate(bench.truth, subject.predictions)[0][-1].metrics
                 numbers = {k: round(100 * metrics[k], 2) for k in ("APr", "APc", "APf", "AP")}
-                results.add("full", strategy, seed, budget, given, **numbers,
-                            seconds=round(time.perf_counter() - begin, 1))  # fmt: skip
+                seconds = round(time.perf_counter() - begin, 1)
+                results.add({**numbers, "seconds": seconds}, **of, steps=given.steps)
 
 
-def _cost(bench: Bench, given: argparse.Namespace, results: _Results) -> None:
+def _cost(bench: Bench, given: argparse.Namespace, results: Results) -> None:
     """What an image takes: found by detect, and by influence on top; interleaved, CPU seconds."""
-    if results.has("cost", "isal", 0, 0):
+    of = {"row": "isal", "seed": 0, "part": "cost", "budget": 0}
+    if results.has(**of):
         return
     opened = open_for_evaluation(
         bench.truth.annotations, given.model, regions=300, options=LabellingOptions(offline=True)
@@ -531,40 +533,7 @@ def _cost(bench: Bench, given: argparse.Namespace, results: _Results) -> None:
     count = max(1, len(scenes) - 1)
     each = {name: round(value / count, 4) for name, value in seconds.items()}
     times = round(seconds["isal"] / seconds["detect"], 2)
-    results.add("cost", "isal", 0, 0, given, images=count, times=times, **each)
-
-
-class _Results:
-    """Rows of docs/results.json that are of this benchmark."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def _rows(self) -> list[dict[str, Any]]:
-        return json.loads(self.path.read_text()) if self.path.exists() else []
-
-    def has(self, part: str, strategy: str, seed: int, budget: float) -> bool:
-        wanted = {"world": WORLD, "part": part, "row": strategy, "seed": seed, "budget": budget}
-        return any(all(row.get(k) == v for k, v in wanted.items()) for row in self._rows())
-
-    def add(
-        self, part: str, strategy: str, seed: int, budget: float, given: argparse.Namespace,
-        **measured: Any,
-    ) -> None:  # fmt: skip
-        row = {
-            "row": strategy,
-            "seed": seed,
-            "world": WORLD,
-            "steps": given.steps if part == "full" else HEAD_STEPS,
-            "part": part,
-            "budget": budget,
-            **measured,
-            "hardware": hardware(str(choose_device(None))),
-            "date": date.today().isoformat(),
-            "command": shlex.join(["python", "-m", "benchmarks.isal", *sys.argv[1:]]),
-        }
-        write_json(self.path, [*self._rows(), row])  # read anew: others write there too
-        console.say(f"{part}, {strategy}, seed {seed}, {budget:g}: {measured}")
+    results.add({"images": count, "times": times, **each}, **of, steps=HEAD_STEPS)
 
 
 if __name__ == "__main__":

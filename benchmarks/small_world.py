@@ -13,13 +13,11 @@ with the same teacher; seeds differ in weights, order and sampling.
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ from torch import Tensor
 
 from benchmarks.attribute_accuracy import attribute_accuracy
 from benchmarks.gloss_vectors import write_gloss_vectors
-from benchmarks.recording import hardware
+from benchmarks.recording import RESULTS, Results
 from vildcli import console
 from vildcli.data.lvis import Annotation, annotation_mask
 from vildcli.detector.scoring import Fusion, ScoringHead
@@ -48,7 +46,6 @@ from vildcli.evaluation.predictions import Predictions
 from vildcli.evaluation.proposals import evaluate_proposals
 from vildcli.evaluation.truth import Truth, load_truth
 from vildcli.labelling.options import CLIP_ON_CROPS, LabellingOptions
-from vildcli.runs import write_json
 from vildcli.systems import SYSTEMS
 from vildcli.teacher.clip_on_crops import CropDetector
 from vildcli.teacher.encoder import image_encoder_of
@@ -62,7 +59,6 @@ from vildcli.world.sprites import SpriteKind
 from vildcli.world.teacher import WIDTH, train_teacher
 from vildcli.world.world import World, draw_world
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results.json"
 REGIONS = 80  # an image, in evaluation
 CROPPED_REGIONS = 40  # that the teacher is asked about
 TAUGHT_REGIONS = 40  # an image, that are distilled
@@ -158,19 +154,18 @@ def main() -> None:
         sys.exit(f"No such rows: {', '.join(sorted(unknown))}. There are {[r.name for r in ROWS]}.")
     needs_absent = any("world" in row.training for row in rows)
     bench = _prepare(given, needs_absent)
-    results = _Results(given)
+    results = Results(given.results, "benchmarks.small_world", given.sprites)
     for seed in given.seeds:
+        of = {"seed": seed, "steps": given.steps}
         for row in rows:
-            if not results.has(row.name, seed):
-                results.add(row.name, seed, **_measure(bench, row, seed))
+            results.once(partial(_measure, bench, row, seed), row=row.name, **of)
         if "vild-ensemble" in names:
-            for name, numbers in _ladder(bench, seed, results):
-                results.add(name, seed, **numbers)
-            if not results.has(COLOURS, seed):
-                results.add(COLOURS, seed, **_colours(bench, seed))
-        for name in RECALL:
-            if name in names and not results.has(f"proposals of {name}", seed):
-                results.add(f"proposals of {name}", seed, **_recall(bench, name, seed))
+            if not all(results.has(row=name, **of) for name in LADDER):
+                for name, numbers in _ladder(bench, seed):
+                    results.add(numbers, row=name, **of)
+            results.once(partial(_colours, bench, seed), row=COLOURS, **of)
+        for name in (name for name in RECALL if name in names):
+            results.once(partial(_recall, bench, name, seed), row=f"proposals of {name}", **of)
 
 
 def _arguments() -> argparse.Namespace:
@@ -305,10 +300,8 @@ def _numbers(truth: Truth, predictions: Predictions) -> dict[str, float]:
     return {key: round(100 * metrics[key], 2) for key in ("APr", "APc", "APf", "AP", "AP50")}
 
 
-def _ladder(bench: Bench, seed: int, results: _Results) -> Iterator[tuple[str, dict[str, Any]]]:
+def _ladder(bench: Bench, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Chance, and the teacher on the ensemble's regions and on true boxes."""
-    if all(results.has(name, seed) for name in LADDER):
-        return
     begin = time.perf_counter()
     truth, images = bench.truth(), bench.world.val_images
     model = str(bench.model("vild-ensemble", seed))
@@ -394,39 +387,6 @@ def _colours(bench: Bench, seed: int) -> dict[str, Any]:
     vocabulary = load_vocabulary(str(bench.world.vocabulary))
     found = attribute_accuracy(fresh.captions_json, fresh.caption_images, vocabulary, options)
     return {"accuracy": found, "evaluation_seconds": round(time.perf_counter() - begin, 1)}
-
-
-class _Results:
-    """docs/results.json: rows that were measured, each with hardware, date and command."""
-
-    def __init__(self, given: argparse.Namespace) -> None:
-        self.path = given.results
-        self.rows = json.loads(self.path.read_text()) if self.path.exists() else []
-        self.setting = {"world": given.sprites, "steps": given.steps}
-
-    def has(self, name: str, seed: int) -> bool:
-        wanted = {"row": name, "seed": seed, **self.setting}
-        return any(all(row.get(k) == v for k, v in wanted.items()) for row in self.rows)
-
-    def add(self, name: str, seed: int, **measured: Any) -> None:
-        command = shlex.join(["python", "-m", "benchmarks.small_world", *sys.argv[1:]])
-        self.rows.append(
-            {
-                "row": name,
-                "seed": seed,
-                **self.setting,
-                **measured,
-                "hardware": _hardware(),
-                "date": date.today().isoformat(),
-                "command": command,
-            }
-        )
-        write_json(self.path, self.rows)
-        console.say(f"{name}, seed {seed}: {measured}")
-
-
-def _hardware() -> str:
-    return hardware("cuda" if torch.cuda.is_available() else "cpu")
 
 
 if __name__ == "__main__":

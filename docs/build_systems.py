@@ -60,7 +60,8 @@ Three parts, of which each can be had alone with any row that is trained against
   `--teacher local-dir:runs/adapted` wherever a teacher is asked for;
 - **regions that the teacher chooses**, distilled with its confidence as weight, beside base ground
   truth: `vildcli teach --proposals teacher`, then `--teacher-cache` (`--equal-regions` leaves the
-  weights out);
+  weights out). It chooses among anchors, or with `--among MODEL` in a tenth of the time among the
+  proposals of a class-agnostic detector ([measured](results.md));
 - **boxes that depend on the name**: `--semantic-boxes`; τ is learned by `--learn-temperature`.
 
 `--names` says which names are known at training time: those of novel categories too, as published,

@@ -11,27 +11,29 @@ from tiny_evaluation import save_clip
 from tiny_training import write_images
 
 from benchmarks.chosen_regions import _met, main
-from vildcli.teacher import thumbnail_student
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VILDCLI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(thumbnail_student, "_STEPS", 3)
 
 
 def test_all_ways_side_by_side(tmp_path: Path) -> None:
     data = write_images(tmp_path / "photos", 3)
-    results = tmp_path / "results.json"
+    results, boxes = tmp_path / "results.json", tmp_path / "boxes.json"
+    objects = json.loads(Path(data).read_text())["annotations"]
+    boxes.write_text(json.dumps([a | {"score": 1.0} for a in objects]))
     given = ["--data", data, "--teacher", save_clip(tmp_path / "clip"), "--results", results]
-    given += ["--images", "2", "--regions", "20", "--stride", "240", "--shortlists", "1"]
+    given += ["--images", "2", "--regions", "20", "--stride", "240", "--among", boxes]
     main([*map(str, given), "--device", "cpu"])
     content = json.loads(results.read_text())
     rows = {row["way"]: row for row in content["rows"]}
-    assert list(rows) == ["exact", "cheap", "cheap, 1 cropped", "stride 480", "random"]
+    assert list(rows) == ["exact", "cheap", "stride 480", "proposals alone", "random"]
     assert (rows["exact"]["agreement"], rows["exact"]["share"]) == (1, 1)
     assert rows["exact"]["crops"] == content["anchors"]
-    assert rows["cheap"]["crops"] <= 0.08 * content["anchors"] + 1
+    assert rows["cheap"]["crops"] == 3  # the true boxes of an image, of which one is novel
+    assert rows["cheap"]["recall"] == rows["proposals alone"]["recall"] == 1
+    assert rows["proposals alone"]["crops"] == 0
     assert rows["stride 480"]["crops"] < content["anchors"] / 2
     assert rows["random"]["crops"] == 0
     assert all(0 <= row["agreement"] <= 1 and 0 <= row["recall"] <= 1 for row in rows.values())

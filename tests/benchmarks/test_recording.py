@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.recording import Row, command_line, hardware, record
+from benchmarks.recording import Results, Row, command_line, hardware, record
 
 ROW = Row(
     item="detect",
@@ -55,6 +55,26 @@ def test_record__of_two_scripts_at_a_time_loses_nothing(tmp_path: Path) -> None:
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert len(rows_of(path)) == 10
     assert [p.name for p in tmp_path.iterdir()] == ["performance.json"]
+
+
+def test_results__are_measured_once(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results.json", "benchmarks.ezsd", "shapes")
+    asked: list[str] = []
+
+    def measure() -> dict[str, float]:
+        asked.append("vild")
+        return {"AP": 11.9}
+
+    for _ in range(2):
+        results.once(measure, row="vild", seed=0)
+    assert len(asked) == 1
+    assert not replace(results, world="emoji").has(row="vild", seed=0)
+    results.once(measure, row="vild", seed=1)
+    assert [(r["row"], r["seed"], r["world"], r["AP"]) for r in rows_of(results.path)] == [
+        ("vild", 0, "shapes", 11.9),
+        ("vild", 1, "shapes", 11.9),
+    ]
+    assert rows_of(results.path)[0]["hardware"] == hardware()
 
 
 def test_hardware__says_how_many_cores_of_what() -> None:

@@ -143,10 +143,31 @@ def test_known_names__of_a_teacher_that_chooses_its_regions() -> None:
     assert known_names({"init": "scratch", "proposals": FILE}) == []
 
 
+def test_a_choice_among_boxes__tells_of_the_proposer_too() -> None:
+    chosen = "The teacher's own choice by 80 names (all), apart from base ground truth."
+    said = ["Known when the regions of the model were chosen: 80 names (all)."]
+    torchvision = "The first stage of torchvision's Mask R-CNN, which has seen boxes."
+    provenance = {"init": "scratch", "proposals": {"chosen": chosen, "proposals": torchvision}}
+    assert known_names(provenance) == said
+    assert leaks(provenance, "coco-48-17") == [
+        "The proposer of the model has seen boxes of COCO's 80 categories, the 17 novel ones among "
+        "them."
+    ]
+    model = {"init": "scratch", "trained_on": ["c1"]}
+    provenance["proposals"] = {"chosen": chosen, "proposals": model}
+    assert known_names(provenance) == said
+    assert leaks(provenance, "coco-48-17") == doubts(provenance) == []
+    assert trained_novel(NOVEL, {}, provenance) == [
+        "The proposer of the model was trained on boxes of 1 of the 8 novel categories: c1."
+    ]
+    provenance["proposals"] = {"chosen": chosen, "proposals": FILE}
+    assert doubts(provenance) == ["Nothing says what the proposer of the model has seen."]
+
+
 def test_known_names__are_said_as_teach_says_them() -> None:
 
     names = SimpleNamespace(categories=(1, 2), which="base")
-    choice = SimpleNamespace(names=names)
+    choice = SimpleNamespace(names=names, among=None)
     said = RegionChoice.provenance.fget(choice)
     assert known_names({"proposals": said}) == [
         "Known when the regions of the model were chosen: 2 names (base)."

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,14 +11,14 @@ import pytest
 import torch
 from tiny_training import NOVEL_ID, rewrite
 from torch import Tensor
-from torchvision.ops import box_iou, nms
+from torchvision.ops import box_iou
 
 from vildcli.cli import run
 from vildcli.data.lvis import AnnotatedImage, load_annotations
 from vildcli.errors import DataError, ModelError, RunError
-from vildcli.runs import read_run
-from vildcli.teacher import chosen_regions, session, thumbnail_student
-from vildcli.teacher.anchors import Anchors, certainty, make_anchors
+from vildcli.runs import file_sha256, read_run
+from vildcli.teacher import chosen_regions, session
+from vildcli.teacher.anchors import certainty, make_anchors
 from vildcli.teacher.cache import TeacherCache
 from vildcli.teacher.chosen_regions import (
     LEAST_SIDE,
@@ -32,6 +31,7 @@ from vildcli.teacher.chosen_regions import (
 from vildcli.teacher.crops import CropRecipe, ImageEncoder, cut_crop, embed_regions
 from vildcli.teacher.ground_truth import base_truth
 from vildcli.teacher.known_names import known_names
+from vildcli.teacher.proposals import Proposals
 from vildcli.teacher.session import TeachOptions, teach
 from vildcli.training.own_cache import check_cache
 
@@ -48,7 +48,6 @@ COLOURS = ImageEncoder(  # how much of a crop is red, green, blue
 @pytest.fixture(autouse=True)
 def few_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "RegionChoice", partial(RegionChoice, stride=2 * STRIDE))
-    monkeypatch.setattr(thumbnail_student, "_STEPS", 3)
 
 
 @pytest.fixture
@@ -74,16 +73,17 @@ def choice(data: Path, **changes: Any) -> RegionChoice:
         "truth": truth,
         "count": 10,
         "pick": "best",
-        "shortlist": None,
         "stride": STRIDE,
     }
     return RegionChoice(**{**values, **changes})
 
 
-def test_candidates__the_surest_of_all_anchors_apart_from_each_other(data: Path) -> None:
+def test_candidates__the_surest_of_all_anchors_apart_from_each_other(
+    data: Path, image: AnnotatedImage
+) -> None:
     """Against a plain loop: take the surest, drop what overlaps it, go on."""
-    found = choice(data).candidates(pixels())
-    boxes = make_anchors(50, 60, STRIDE).boxes
+    found = choice(data).candidates(image, pixels())
+    boxes = make_anchors(50, 60, STRIDE)
     encoder = replace(COLOURS, recipe=replace(COLOURS.recipe, factors=(1.0,), fit="pad"))
     seen = certainty(embed_regions(pixels(), boxes, encoder), torch.eye(3), 0.1)
     left, expected = seen.objectness.argsort(descending=True, stable=True).tolist(), []
@@ -96,40 +96,34 @@ def test_candidates__the_surest_of_all_anchors_apart_from_each_other(data: Path)
     assert len(found) < len(boxes)
 
 
-def test_candidates__no_more_than_a_thousand(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    every = choice(data).candidates(pixels())
+def test_candidates__no_more_than_a_thousand(
+    data: Path, image: AnnotatedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = choice(data).candidates(image, pixels())
     monkeypatch.setattr(chosen_regions, "CANDIDATES", 7)
-    assert torch.equal(choice(data).candidates(pixels()), every[:7])
+    assert torch.equal(choice(data).candidates(image, pixels()), every[:7])
 
 
-def test_candidates__a_shortlist_that_holds_all_changes_nothing(data: Path) -> None:
-    """Guesses that equal what the crops say give the exact method's regions."""
-    exact = choice(data)
-    cheap = replace(exact, shortlist=1, guess=lambda image, a: exact.ask(image, a.boxes)[1])
-    assert torch.equal(cheap.candidates(pixels()), exact.candidates(pixels()))
-
-
-def test_candidates__the_cheap_way_crops_its_shortlist_and_no_more(data: Path) -> None:
+def test_candidates__of_a_detector_are_its_boxes_and_no_others_are_cropped(
+    data: Path, image: AnnotatedImage
+) -> None:
     cropped: list[int] = []
 
     def encode(crops: Tensor) -> Tensor:
         cropped.append(len(crops))
         return COLOURS.encode(crops)
 
-    def guess(image: Tensor, anchors: Anchors) -> Tensor:
-        return anchors.boxes @ torch.tensor([1.0, 2, -1, 3])
-
-    boxes = make_anchors(50, 60, STRIDE).boxes
-    cheap = choice(data, guess=guess, encoder=replace(COLOURS, encode=encode), shortlist=0.05)
-    found = cheap.candidates(pixels())
-    seen = math.ceil(0.05 * len(boxes))
-    assert sum(cropped) == seen
-    assert len(found) > seen
-    likeliest = boxes[nms(boxes, guess(pixels(), make_anchors(50, 60, STRIDE)), 0.7)]
-    assert torch.equal(found[seen:], likeliest[seen : len(found)])  # in the order guessed
-    assert set(map(tuple, found[:seen].tolist())) == set(map(tuple, likeliest[:seen].tolist()))
-    objectness = choice(data).ask(pixels(), found[:seen])[1]
-    assert (objectness.diff() <= 1e-6).all()  # by their crops
+    boxes = torch.tensor([[4.0, 5, 18, 25], [0, 30, 20, 49], [35, 20, 58, 45], [35, 20, 58, 44]])
+    among = Proposals(lambda image, pixels: boxes, "three boxes and a double", "made up")
+    found = choice(data, among=among, encoder=replace(COLOURS, encode=encode)).candidates(
+        image, pixels()
+    )
+    assert sum(cropped) == len(boxes)
+    seen = choice(data).encoder.recipe
+    exact = replace(COLOURS, recipe=replace(seen, factors=(1.0,), fit="pad"))
+    surest = certainty(embed_regions(pixels(), boxes, exact), torch.eye(3), 0.1).objectness
+    order = [i for i in surest.argsort(descending=True).tolist() if i != 3]  # NMS leaves one
+    assert torch.equal(found, boxes[order])
 
 
 def test_regions__ground_truth_first_then_what_is_apart_from_it(
@@ -163,7 +157,7 @@ def test_pick__unlike_base_leaves_out_what_is_called_base(
     chosen = certainty(found.embeddings[2:], torch.eye(3), 0.1)
     assert len(chosen.best) > 0
     assert set(chosen.best.tolist()) == {2}
-    candidates = apart_from(choice(data).candidates(pixels()), found.boxes[:2])
+    candidates = apart_from(choice(data).candidates(image, pixels()), found.boxes[:2])
     seen = embed_objects(pixels(), candidates, object_encoder(COLOURS))
     novel = candidates[certainty(seen, torch.eye(3), 0.1).best == 2]
     assert torch.equal(found.boxes[2:], novel[:10])
@@ -251,19 +245,46 @@ def test_teach__says_which_names_were_known(
     assert settings["names"] | {"fingerprint": ""} == {
         "which": "all", "count": 3, "beyond_base": 1, "fingerprint": "",
     }  # fmt: skip
-    assert (settings["pick"], settings["way"]) == (
-        "unlike-base",
-        "0.08 cropped, by a student of 64 images",
-    )
+    assert (settings["pick"], settings["among"]) == ("unlike-base", "anchors")
     assert settings["crops"]["factors"] == [1.2]
     assert settings["crops"]["fit"] == "pad"
     assert "adapted_from" not in settings
-    header = read_run(teach_it(data, "base", names="base", exact_regions=True), "teacher")
+    header = read_run(teach_it(data, "base", names="base"), "teacher")
     assert header["settings"]["names"]["which"] == "base"
-    assert (header["settings"]["pick"], header["settings"]["way"]) == ("best", "exact")
+    assert (header["settings"]["pick"], header["settings"]["among"]) == ("best", "anchors")
     assert header["arguments"]["provenance"] == (
         "The teacher's own choice by 2 names (base), apart from base ground truth."
     )
+
+
+def test_teach__among_the_boxes_of_a_file(
+    data: Path, tmp_path: Path, teach_it: Callable[..., Path]
+) -> None:
+    """Thrice as many as are kept are asked about, and it is said what proposed them."""
+    annotations = load_annotations(data)
+    generator = torch.Generator().manual_seed(0)
+    corners = 20 * torch.rand(40, 2, generator=generator)
+    boxes = torch.cat([corners, corners + 10 + 15 * torch.rand(40, 2, generator=generator)], 1)
+    rows = [
+        {"image_id": image.id, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": 1 - i / 40}
+        for image in annotations.images
+        for i, (x1, y1, x2, y2) in enumerate(boxes.tolist())
+    ]
+    file = tmp_path / "boxes.json"
+    file.write_text(json.dumps(rows))
+    folder = teach_it(data, "out", among=str(file), pick="best")
+    cache = TeacherCache(folder, annotations.images, data.parent)
+    first = annotations.images[0].id
+    chosen = cache.boxes(first)[~cache.is_true(first)]
+    asked = boxes[: 3 * 5]
+    assert 0 < len(chosen) <= 5
+    assert (torch.cdist(chosen, asked).amin(1) < 1e-3).all()
+    header = read_run(folder, "teacher")
+    assert header["settings"]["among"] == f"boxes {file_sha256(file)}"
+    assert header["arguments"]["provenance"] == {
+        "chosen": "The teacher's own choice by 3 names (all), apart from base ground truth.",
+        "proposals": "The boxes of boxes.json; what made them is not known.",
+    }
 
 
 def test_teach__the_cache_holds_weights_and_the_figures_leave_the_truth_out(
@@ -330,6 +351,7 @@ def test_a_cache_of_another_teacher_is_refused(
             "--adapt-loss says nothing about --proposals teacher.",
         ),
         (["--proposals", "torchvision", "--pick", "best"], "--pick says nothing about these"),
+        (["--proposals", "torchvision", "--among", "a"], "--among says nothing about these"),
         (["--proposals", "torchvision", "--base", "all"], "--base says nothing about these"),
     ],
 )

@@ -25,13 +25,12 @@ from vildcli.labelling.model import open_labelling_model
 from vildcli.labelling.options import LabellingOptions
 from vildcli.runs import read_run
 from vildcli.systems import SYSTEMS
-from vildcli.teacher import thumbnail_student
 from vildcli.text.bank import load_text_bank
 from vildcli.text.open_clip_models import save_open_clip
 from vildcli.training import session
 from vildcli.training.finetune import finetune_classifier
 from vildcli.training.inputs import TrainingOptions
-from vildcli.training.own_cache import usual_proposals
+from vildcli.training.own_cache import given_proposals, teacher_chooses
 from vildcli.training.processes import Processes
 from vildcli.training.session import train_system
 from vildcli.vocabulary.category import Category, Vocabulary
@@ -183,12 +182,17 @@ def test_variations__of_a_row_without_words_are_refused(tmp_path: Path) -> None:
 
 
 def test_ezsd__asks_the_teacher_for_regions_and_takes_its_sentence(tmp_path: Path) -> None:
-    options = replace(options_of(tmp_path, "ezsd"), proposals=None)
-    assert usual_proposals(options, SYSTEMS["ezsd"]) == "teacher"
-    assert usual_proposals(replace(options, proposals="boxes.json"), SYSTEMS["ezsd"]) == (
-        "boxes.json"
-    )
-    assert usual_proposals(options, SYSTEMS["vild"]) is None
+    nothing = replace(options_of(tmp_path, "ezsd"), proposals=None)
+    for proposals, system, chooses, given in (
+        (None, "ezsd", True, None),
+        ("teacher", "ezsd", True, None),
+        ("boxes.json", "ezsd", False, "boxes.json"),
+        (None, "vild", False, None),
+        ("teacher", "vild", True, None),
+    ):
+        options = replace(nothing, proposals=proposals)
+        assert teacher_chooses(options, SYSTEMS[system]) == chooses
+        assert given_proposals(options) == given
     model, _ = train(options_of(tmp_path, "ezsd"), tmp_path / "run")
     card = load_model(model, torch.device("cpu")).card
     assert card.prompts["templates"] == ["a photo of a {}"]
@@ -198,18 +202,15 @@ def test_ezsd__asks_the_teacher_for_regions_and_takes_its_sentence(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_ezsd__with_nothing_given_has_the_teacher_choose(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And base names alone give another choice, of which the model file tells."""
-    monkeypatch.setattr(thumbnail_student, "_STEPS", 3)
+def test_ezsd__with_nothing_given_has_the_teacher_choose(tmp_path: Path) -> None:
+    """Among the boxes of a detector that is trained first; the model file tells by which names."""
     changes = {"proposals": None, "overrides": {"steps": 1}, "taught_regions": 5}
     for names, said in (("all", "3 names (all)"), ("base", "2 names (base)")):
         out = tmp_path / names
         model, _ = train(options_of(tmp_path, "ezsd", names=names, **changes), out)
         provenance = load_model(model, torch.device("cpu")).card.provenance
-        assert said in provenance["proposals"]
-        assert not (out / "proposals").exists()
+        assert said in provenance["proposals"]["chosen"]
+        assert provenance["proposals"]["proposals"]["trained_on"] == ["apple", "pear"]
         assert read_run(out, "training")["settings"]["names"] == names
         cache = read_run(out / "teacher-cache", "teacher")["settings"]
         assert (cache["proposals"], cache["kept"]) == ("teacher", 5)

@@ -18,7 +18,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _OF_RECIPE = ("towers", "loss", "epochs", "learning_rate")
 _OF_ADAPTATION = (*_OF_RECIPE, "val", "val_images")
-_OF_CHOICE = ("names", "pick", "exact_regions")
+_OF_CHOICE = ("names", "among", "pick")
 _GROUPS = {
     "Data and teacher": ("data", "images", "base", "teacher", "prompts"),
     "Regions": ("proposals", "regions", *_OF_CHOICE),
@@ -33,7 +33,8 @@ _GROUPS = {
     epilog="\b\nExample:\n  vildcli teach --data w/train.json --images w/train "
     "--teacher local-dir:demo/teacher \\\n    --proposals runs/vild-text --out runs/teacher-cache"
     "\n  vildcli teach --adapt --data w/train.json --images w/train --out runs/adapted"
-    "\n  vildcli teach --proposals teacher --names all --teacher local-dir:runs/adapted …",
+    "\n  vildcli teach --proposals teacher --among runs/vild-text --names all "
+    "--teacher local-dir:runs/adapted …",
 )
 @click.option("--data", type=_FILE, required=True, help="COCO or LVIS JSON.")
 @click.option("--images", type=_FOLDER, required=True, help="Folder of its images.")
@@ -51,11 +52,15 @@ _GROUPS = {
     help="Of --proposals teacher: known at training time: base, all, a vocabulary.  [all]",
 )
 @click.option(
+    "--among",
+    help="Of --proposals teacher: whose boxes it chooses among: anchors, as published, or for a "
+    "tenth of the time a model's, torchvision's, a JSON's.  [anchors]",
+)
+@click.option(
     "--pick",
     type=click.Choice(["unlike-base", "random", "best"]),
     help="Of its candidates: the surest unlike base (COCO), any (LVIS), the surest.",
 )
-@click.option("--exact-regions", is_flag=True, help="Crop every anchor; ten times the cost.")
 @click.option("--adapt", is_flag=True, help="Train the teacher's LayerNorms on base ground truth.")
 @click.option("--adapt-towers", "towers", type=click.Choice(["both", "vision"]), help="[both]")
 @click.option(

@@ -2,8 +2,9 @@
 
 No torch. Read from the provenance that a model file carries: `init` (scratch, imagenet, coco, or
 the identity of another model), `init_provenance` (that model's own), `proposals` (a sentence, or
-the provenance of the model that proposed); `trained_on` in either lists categories by name. Of a
-merged run, `merged` has the provenance of each run by name.
+the provenance of the model that proposed; where the teacher chose among its boxes, a mapping of
+`chosen`, how, and `proposals`, that one's own); `trained_on` in either lists categories by name. Of
+a merged run, `merged` has the provenance of each run by name.
 """
 
 from __future__ import annotations
@@ -63,11 +64,12 @@ def known_names(provenance: Mapping[str, Any], of: str = "the model") -> list[st
     sentences = []
     for key, name in _NESTED.items():
         found = provenance.get(key)
+        chosen = found.get("chosen") if isinstance(found, Mapping) else found
+        if isinstance(chosen, str) and chosen.startswith(_CHOICE):
+            which = chosen.removeprefix(_CHOICE).split(",")[0]
+            sentences.append(f"Known when the regions of {of} were chosen: {which}.")
         if isinstance(found, Mapping):
             sentences += known_names(found, f"the {name} of {of}")
-        elif isinstance(found, str) and found.startswith(_CHOICE):
-            which = found.removeprefix(_CHOICE).split(",")[0]
-            sentences.append(f"Known when the regions of {of} were chosen: {which}.")
     return sentences
 
 
@@ -102,7 +104,7 @@ def _trained_on(
     for name, of_run in _merged(provenance):
         yield from _trained_on(of_run, f"{of} of {name}")
     for key, name in _NESTED.items():
-        nested = provenance.get(key)
+        nested = _proposed(provenance) if key == "proposals" else provenance.get(key)
         if isinstance(nested, Mapping):
             subject = f"the {name} of {of}"
             if names := nested.get("trained_on"):
@@ -119,7 +121,7 @@ def _origins(provenance: Mapping[str, Any], of: str = "the model") -> Iterator[t
         yield from _origins(nested, f"the initialisation of {of}")
     elif init is not None:
         yield f"The initialisation of {of}", str(init).lower()
-    proposals = provenance.get("proposals")
+    proposals = _proposed(provenance)
     if isinstance(proposals, Mapping):
         yield from _origins(proposals, f"the proposer of {of}")
     elif proposals is not None:
@@ -129,6 +131,12 @@ def _origins(provenance: Mapping[str, Any], of: str = "the model") -> Iterator[t
 def _merged(provenance: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Of a run that several were merged into, the name of each and what its model has seen."""
     yield from provenance.get("merged", {}).items()
+
+
+def _proposed(provenance: Mapping[str, Any]) -> Any:
+    """What is said of the proposer, whether or not a teacher chose among its boxes."""
+    found = provenance.get("proposals")
+    return found["proposals"] if isinstance(found, Mapping) and "chosen" in found else found
 
 
 def _origin_of_proposals(sentence: str) -> str:

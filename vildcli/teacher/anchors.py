@@ -21,36 +21,17 @@ RATIOS = (0.5, 1.0, 2.0)  # height / width, of one area
 SHORT_SIDE, LONG_SIDE = 800, 1333
 
 
-@dataclass(frozen=True, slots=True)
-class Anchors:
-    """Anchors of an image.
-
-    Attributes:
-        boxes: [A, 4] original image frame, clipped to it; each has area.
-        levels: [A] int64, which of the sides each has.
-        scale: of the resized image, in its pixels per original one.
-    """
-
-    boxes: Tensor
-    levels: Tensor
-    scale: float
-
-    def rows(self, rows: Tensor) -> Anchors:
-        """Some of them, in that order."""
-        return Anchors(self.boxes[rows], self.levels[rows], self.scale)
-
-    def side(self, level: int) -> float:
-        """Original pixels, of the unclipped square of a level."""
-        return SIDES[level] / self.scale
-
-
 def frame_scale(height: int, width: int) -> float:
     """What an image is resized by to fit 800 x 1333."""
     return min(SHORT_SIDE / min(height, width), LONG_SIDE / max(height, width))
 
 
-def make_anchors(height: int, width: int, stride: int = STRIDE) -> Anchors:
-    """The anchors of an image of that many pixels, cell by cell, by side, then by ratio."""
+def make_anchors(height: int, width: int, stride: int = STRIDE) -> Tensor:
+    """The anchors of an image of that many pixels, cell by cell, by side, then by ratio.
+
+    Returns:
+        [A, 4] original image frame, clipped to it; each has area.
+    """
     scale = frame_scale(height, width)
     rows, columns = (math.ceil(max(1, round(side * scale)) / stride) for side in (height, width))
     y = (torch.arange(rows) + 0.5) * stride
@@ -61,9 +42,9 @@ def make_anchors(height: int, width: int, stride: int = STRIDE) -> Anchors:
     half = torch.stack([sides[:, None] / ratios, sides[:, None] * ratios], -1).reshape(-1, 2) / 2
     corners = torch.cat([centres[:, None] - half, centres[:, None] + half], -1).reshape(-1, 4)
     boxes = clip_boxes_to_image(corners / scale, (height, width))
-    levels = torch.arange(len(SIDES)).repeat_interleave(len(RATIOS)).repeat(len(centres))
     has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)  # a cell may begin on the image's last pixels
-    return Anchors(boxes[has_area], levels[has_area], scale)
+    found: Tensor = boxes[has_area]
+    return found
 
 
 @dataclass(frozen=True, slots=True)

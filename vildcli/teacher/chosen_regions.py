@@ -1,16 +1,14 @@
 """Regions that the teacher itself chooses: EZSD's proposals, and what of them is distilled.
 
-    anchors ──▶ how sure the teacher is of each ──▶ NMS ──▶ the surest ──▶ not base ground truth
-            ──▶ some of them, embedded, with the teacher's confidence as weight ──▶ the cache
+    boxes ──▶ how sure the teacher is of each ──▶ NMS ──▶ the surest ──▶ not base ground truth
+          ──▶ some of them, embedded, with the teacher's confidence as weight ──▶ the cache
 
-To be sure of every anchor by a crop of its own is 15,750 crops an image. The cheap way crops a
-shortlist: the anchors of which a student of the teacher (`vildcli.teacher.thumbnail_student`)
-guesses that it would be surest.
+As published the boxes are anchors: 15,750 crops an image. The cheap way crops what a class-agnostic
+detector proposes.
 """
 
 from __future__ import annotations
 
-import math
 import zlib
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -27,13 +25,12 @@ from vildcli.teacher.cache import TaughtRegions
 from vildcli.teacher.crops import BATCH, ImageEncoder, embed_regions
 from vildcli.teacher.ground_truth import BaseTruth
 from vildcli.teacher.known_names import KnownNames
-from vildcli.teacher.thumbnail_student import FITTED_IMAGES, Guess
+from vildcli.teacher.proposals import Proposals
 
-TEACHER = "teacher"  # what --proposals says
+TEACHER, ANCHORS = "teacher", "anchors"  # what --proposals and --among say
 NMS_IOU = 0.7
 CANDIDATES = 1000
-SHORTLIST = 0.08  # of the anchors, that the cheap way crops: with its guesses, under a tenth
-_POOL = 4  # times the shortlist, among which NMS looks for it
+SURPLUS = 3  # times as many boxes as are kept, that a detector proposes
 TRUE_IOU = 0.3  # with base ground truth, from which a candidate is that object again
 OBJECT_FACTOR = 1.2  # of a box's sides, that the teacher sees of an object
 LEAST_SIDE = 10.0  # of a crop, in pixels of an image resized to fit 800 x 1333
@@ -71,9 +68,7 @@ class RegionChoice:
         count: regions an image, without the ground truth.
         pick: `unlike-base` takes the surest that the teacher does not call a base category (COCO),
             `random` any of the surest 1,000 (LVIS), `best` the surest.
-        shortlist: share of the anchors that are cropped; None crops every one.
-        guess: how sure the teacher may be of each; needed where there is a shortlist.
-        stride: of the anchors.
+        among: whose boxes it chooses among; None: every anchor, of this stride.
     """
 
     encoder: ImageEncoder
@@ -82,8 +77,7 @@ class RegionChoice:
     truth: BaseTruth
     count: int
     pick: Pick
-    shortlist: float | None = SHORTLIST
-    guess: Guess | None = None
+    among: Proposals | None = None
     seed: int = 0
     stride: int = STRIDE
 
@@ -94,7 +88,7 @@ class RegionChoice:
         """
         pixels = pixels.to(self.encoder.device)
         truth = self.truth.boxes(image.id)
-        boxes = apart_from(self.candidates(pixels), truth)
+        boxes = apart_from(self.candidates(image, pixels), truth)
         if self.pick == "random":
             generator = seeded_generator(self.seed, zlib.crc32(image.file_name.encode()))
             boxes = boxes[torch.randperm(len(boxes), generator=generator)[: self.count]]
@@ -108,27 +102,15 @@ class RegionChoice:
             is_true=torch.arange(len(every)) < len(truth),
         )
 
-    def candidates(self, pixels: Tensor) -> Tensor:
+    def candidates(self, image: AnnotatedImage, pixels: Tensor) -> Tensor:
         """Boxes [R, 4] of an image, surest first, after class-agnostic NMS."""
-        anchors = make_anchors(pixels.shape[-2], pixels.shape[-1], self.stride)
-        boxes, cropped = anchors.boxes, len(anchors.boxes)
-        if self.shortlist is not None:
-            assert self.guess is not None, "a shortlist is of guesses"
-            cropped = math.ceil(self.shortlist * len(boxes))
-            pixels = pixels.to(self.encoder.device)
-            guessed, rows = self.guess(pixels, anchors).sort(descending=True, stable=True)
-            boxes = boxes[rows[: _POOL * cropped]]
-            boxes = boxes[nms(boxes, guessed[: len(boxes)], NMS_IOU)]
-        # Those of the cheap way that are not cropped follow as they were guessed.
-        seen, others = boxes[:cropped], boxes[cropped:]
-        objectness = self.ask(pixels, seen)[1]
-        return torch.cat([seen[nms(seen, objectness, NMS_IOU)], others])[:CANDIDATES]
-
-    def ask(self, pixels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings [R, D] of 1x crops of boxes [R, 4], padded to squares, and objectness [R]."""
+        if self.among is None:
+            boxes = make_anchors(pixels.shape[-2], pixels.shape[-1], self.stride)
+        else:
+            boxes = self.among.propose(image, pixels).cpu()
         embeddings = embed_exactly(pixels, boxes, self.encoder)
-        seen = certainty(embeddings, self.texts, self.encoder.temperature)
-        return embeddings, seen.objectness
+        objectness = certainty(embeddings, self.texts, self.encoder.temperature).objectness
+        return boxes[nms(boxes, objectness, NMS_IOU)][:CANDIDATES]
 
     def _first(
         self, pixels: Tensor, boxes: Tensor, encoder: ImageEncoder
@@ -160,20 +142,20 @@ class RegionChoice:
             "regions": TEACHER,
             "kept": self.count,
             "pick": self.pick,
-            "way": "exact" if self.shortlist is None else self._way,
+            "among": ANCHORS if self.among is None else self.among.identity,
             "names": self.names.as_settings(),
             "base": self.truth.fingerprint,
             "seed": self.seed,
         }
 
     @property
-    def _way(self) -> str:
-        return f"{self.shortlist:g} cropped, by a student of {FITTED_IMAGES} images"
-
-    @property
-    def provenance(self) -> str:
+    def provenance(self) -> str | dict[str, Any]:
+        """How it chooses; where it does among a detector's boxes, what that has seen too."""
         names = f"{len(self.names.categories)} names ({self.names.which})"
-        return f"The teacher's own choice by {names}, apart from base ground truth."
+        chosen = f"The teacher's own choice by {names}, apart from base ground truth."
+        if self.among is None:
+            return chosen
+        return {"chosen": chosen, "proposals": self.among.provenance}
 
 
 def embed_exactly(pixels: Tensor, boxes: Tensor, encoder: ImageEncoder) -> Tensor:

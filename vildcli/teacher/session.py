@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from vildcli.teacher.cache import (
     find_image_files,
 )
 from vildcli.teacher.chosen_regions import (
-    SHORTLIST,
+    ANCHORS,
+    SURPLUS,
     TEACHER,
     Pick,
     RegionChoice,
@@ -43,7 +44,6 @@ from vildcli.teacher.figures import (
 from vildcli.teacher.ground_truth import base_truth
 from vildcli.teacher.known_names import ALL, known_names
 from vildcli.teacher.proposals import open_proposals
-from vildcli.teacher.thumbnail_student import open_student
 from vildcli.text.bank import embed_categories
 from vildcli.text.encoder import text_encoder_of
 from vildcli.text.open_clip_models import LoadedClip, load_open_clip
@@ -63,9 +63,10 @@ class TeachOptions:
             which chooses them itself.
         regions: proposals an image.
         prompts: that the categories are named with; None takes those that are usual.
-        base, names, pick, exact_regions: of `teacher`: the base categories (None: what LVIS does
-            not call rare), the names known at training time (`base`, `all` or a vocabulary), what
-            is kept of the candidates (None: what is usual), and whether every anchor is cropped.
+        base, names, among, pick: of `teacher`: the base categories (None: what LVIS does not call
+            rare), the names known at training time (`base`, `all` or a vocabulary), whose boxes it
+            chooses among (`anchors`, or what else `proposals` may say), and what is kept of the
+            candidates (None: what is usual).
     """
 
     data: Path
@@ -78,8 +79,8 @@ class TeachOptions:
     offline: bool = False
     base: str | None = None
     names: str = ALL
+    among: str = ANCHORS
     pick: Pick | None = None
-    exact_regions: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ def teach(options: TeachOptions, out: Path, *, force: bool, advance: Advance) ->
         out,
         annotations.images,
         options.images,
-        regions_of=source.begin(out, advance),
+        regions_of=source.regions_of,
         advance=advance,
     )
     data = file_sha256(options.data)
@@ -163,11 +164,11 @@ class _Source:
     """Where the regions of a cache come from.
 
     Attributes:
-        begin: what gives the regions of an image, once the folder of the cache is there.
+        regions_of: an image and its pixels [3, H, W] uint8 to its regions.
         encoder: with the crops that their embeddings are of.
     """
 
-    begin: Callable[[Path, Advance], Callable[[AnnotatedImage, Tensor], TaughtRegions]]
+    regions_of: Callable[[AnnotatedImage, Tensor], TaughtRegions]
     encoder: ImageEncoder
     settings: Mapping[str, Any]
     provenance: str | Mapping[str, Any]
@@ -186,7 +187,7 @@ def _proposals(
 
     def make(clip: LoadedClip, encoder: ImageEncoder) -> _Source:
         regions_of = embed_proposals(proposals.propose, encoder)
-        return _Source(lambda out, advance: regions_of, encoder, settings, proposals.provenance)
+        return _Source(regions_of, encoder, settings, proposals.provenance)
 
     return make
 
@@ -198,6 +199,12 @@ def _choice(
     names = known_names(options.names, annotations.categories, truth.is_base)
     pick = options.pick or usual_pick(names)
     refuse_empty_pick(pick, names)
+    among = None
+    if options.among != ANCHORS:
+        count = SURPLUS * options.regions
+        among = open_proposals(
+            options.among, annotations, device, count=count, offline=options.offline
+        )
 
     def make(clip: LoadedClip, encoder: ImageEncoder) -> _Source:
         choice = RegionChoice(
@@ -207,26 +214,11 @@ def _choice(
             truth=truth,
             count=options.regions,
             pick=pick,
-            shortlist=None if options.exact_regions else SHORTLIST,
+            among=among,
         )
         settings = {**choice.as_settings(), "prompts": prompts.fingerprint}
 
-        def begin(out: Path, advance: Advance) -> RegionChoice:
-            if choice.shortlist is None:
-                return choice
-            student = open_student(
-                out,
-                annotations.images,
-                options.images,
-                ask=choice.ask,
-                stride=choice.stride,
-                seed=choice.seed,
-                device=device,
-                advance=advance,
-            )
-            return replace(choice, guess=student)
-
-        return _Source(begin, object_encoder(encoder), settings, choice.provenance)
+        return _Source(choice, object_encoder(encoder), settings, choice.provenance)
 
     return make
 

@@ -8,7 +8,7 @@ from vildcli.console import Progress
 from vildcli.errors import ModelError
 from vildcli.runs import read_run
 from vildcli.systems import System
-from vildcli.teacher.chosen_regions import TEACHER
+from vildcli.teacher.chosen_regions import ANCHORS, TEACHER
 from vildcli.teacher.figures import doubt_about, read_teacher_figures
 from vildcli.teacher.session import TeachOptions, count_images, teach
 from vildcli.training.initialise import names_a_model
@@ -18,29 +18,39 @@ from vildcli.training.processes import Processes
 CACHE_FOLDER = "teacher-cache"
 
 
-def usual_proposals(options: TrainingOptions, system: System) -> str | None:
-    """What a run's cache embeds: `--proposals`, else what is usual of the system.
+def teacher_chooses(options: TrainingOptions, system: System) -> bool:
+    """Whether a run's own cache is of regions that the teacher chooses among the proposals."""
+    return options.proposals == TEACHER or (options.proposals is None and system.teacher_regions)
 
-    That is the teacher's own choice, or the boxes of the model that training starts from.
+
+def given_proposals(options: TrainingOptions) -> str | None:
+    """Whose proposals go into a run's own cache: `--proposals`, else the initial model's.
+
+    None where that is nobody's: a detector has to be trained for them.
     """
-    if options.proposals is not None:
+    if options.proposals not in (None, TEACHER):
         return options.proposals
-    if system.teacher_regions:
-        return TEACHER
     return options.init if names_a_model(options.init) else None
 
 
 def make_cache(
-    options: TrainingOptions, proposals: str, out: Path, progress: Progress, processes: Processes
+    options: TrainingOptions,
+    system: System,
+    proposals: str,
+    out: Path,
+    progress: Progress,
+    processes: Processes,
 ) -> Path:
     """Fill a cache in a run's folder; the first process embeds for all."""
     folder = out / CACHE_FOLDER
     if processes.is_first:
+        chooses = teacher_chooses(options, system)
         chosen = TeachOptions(
             options.train,
             options.images,
             options.teacher,
-            proposals,
+            TEACHER if chooses else proposals,
+            among=proposals if chooses else ANCHORS,
             regions=options.taught_regions,
             prompts=options.prompts,
             base=options.base,

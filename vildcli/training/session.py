@@ -21,7 +21,6 @@ from vildcli.detector.detector import Detector, TrainingContext
 from vildcli.errors import ModelError
 from vildcli.runs import file_sha256, open_run, read_run
 from vildcli.systems import VARIABLE, System, find_system, vary
-from vildcli.teacher.chosen_regions import TEACHER
 from vildcli.training.initialise import identity_of, initialise
 from vildcli.training.inputs import (
     Say,
@@ -33,7 +32,7 @@ from vildcli.training.inputs import (
     plan_batches,
     recipe_of,
 )
-from vildcli.training.own_cache import check_cache, make_cache, usual_proposals
+from vildcli.training.own_cache import check_cache, given_proposals, make_cache, teacher_chooses
 from vildcli.training.processes import Processes, open_processes, say_nothing, show_nothing
 from vildcli.training.recipe import Recipe
 from vildcli.training.report import write_report
@@ -162,11 +161,6 @@ def _system(options: TrainingOptions) -> System:
     return vary(row, {**options.variation, "class_loss": recipe.class_loss})
 
 
-def _teacher_chooses(options: TrainingOptions, system: System) -> bool:
-    own = system.distilled and options.teacher_cache is None
-    return own and usual_proposals(options, system) == TEACHER
-
-
 def _variation(system: System) -> dict[str, Any]:
     """What differs from the system's row."""
     row = find_system(system.name)
@@ -207,6 +201,7 @@ def _settings(
     words: TrainingWords,
 ) -> dict[str, Any]:
     cache = options.teacher_cache
+    chooses = system.distilled and cache is None and teacher_chooses(options, system)
     return {
         "system": system.name,
         "architecture": architecture.as_dict(),
@@ -218,7 +213,7 @@ def _settings(
         "taught_regions": options.taught_regions if cache is None else None,
         "init": identity_of(options.init),
         "seed": options.seed,
-        **({"names": options.names} if _teacher_chooses(options, system) else {}),
+        **({"names": options.names} if chooses else {}),
         **({"variation": variation} if (variation := _variation(system)) else {}),
     }
 
@@ -237,12 +232,12 @@ def _cache(
         return None
     cache = options.teacher_cache
     if cache is None:
-        proposals = usual_proposals(options, system)
+        proposals = given_proposals(options)
         if proposals is None:
             say(f"No --proposals: training {PROPOSAL_SYSTEM} on the base categories for them.")
             first = replace(options, system=PROPOSAL_SYSTEM, val=None, val_images=None)
             proposals = str(_train(first, out / "proposals", False, progress, say, processes))
-        cache = make_cache(options, proposals, out, progress, processes)
+        cache = make_cache(options, system, proposals, out, progress, processes)
     assert words.encoder is not None, "what is distilled lives beside text embeddings"
     check_cache(cache, words.encoder.identity, say)
     return cache
