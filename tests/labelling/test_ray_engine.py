@@ -220,6 +220,22 @@ def test_address__where_nothing_listens_is_refused_at_once(monkeypatch: pytest.M
             kind_of_device(RayChoices(), None)
 
 
+def test_ray__that_does_not_start_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="pip install 'vildcli[data]'")
+
+    def start(*args: Any, **kwargs: Any) -> None:  # a bare Exception, as Ray's own
+        raise Exception("The current node timed out during startup.\nMore of it.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    with pytest.raises(RunError) as caught:
+        kind_of_device(RayChoices(), None)
+    assert str(caught.value) == (
+        "There is no Ray cluster at this machine: The current node timed out during startup."
+    )
+
+
 def machine(cpus: float, gpus: float = 0, alive: bool = True) -> dict[str, Any]:
     return {"Alive": alive, "Resources": {"CPU": cpus, **({"GPU": gpus} if gpus else {})}}
 

@@ -230,6 +230,23 @@ def test_distilling_rows_make_their_own_cache(tmp_path: Path) -> None:
     assert not (tmp_path / "from-model" / "proposals").exists()
 
 
+def test_init__of_another_text_encoder_is_warned_of(tmp_path: Path) -> None:
+    options = options_of(tmp_path, "vild-text", overrides={"steps": 1})
+    model, _ = train(options, tmp_path / "run")
+    on = replace(options, init=str(model))
+    _, said = train(on, tmp_path / "same")
+    assert not any(line.startswith("Warning") for line in said)
+    words = tiny_clip(tiny_config())
+    words.token_embedding.weight.data.neg_()
+    save_open_clip(tmp_path / "other", words, tiny_config())
+    other = f"local-dir:{tmp_path / 'other'}"
+    _, said = train(replace(on, teacher=other), tmp_path / "another")
+    assert said == [
+        f"Warning: {model} was trained against another text encoder than {other}: what it knows of "
+        "words fits no longer."
+    ]
+
+
 def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     options = options_of(tmp_path, "vild-text")
     model, _ = train(options, tmp_path / "run")

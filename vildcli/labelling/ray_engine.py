@@ -307,7 +307,7 @@ def _connected(choices: RayChoices) -> Any:
     try:
         with _without_stderr():  # C++ says that its level was set
             ray.init(address=address or "local", **quiet, **({} if address else own))
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # a bare one where its own node does not start in time
         raise RunError(
             f"There is no Ray cluster at {address or 'this machine'}: "
             f"{str(error).strip().splitlines()[0]}",

@@ -118,6 +118,7 @@ def _from_model(detector: Detector, init: str) -> dict[str, Any]:
     return {
         "init": source.identity,
         "init_system": source.card.system,
+        "init_text_encoder": source.card.text_encoder.get("identity"),
         "init_provenance": {
             **source.card.provenance,
             "trained_on": [category.name for category in source.card.base_categories],

@@ -103,6 +103,7 @@ def _train(
     detector = Detector(architecture, system, width, len(words.categories))
     detector.start_at(words.temperature)
     provenance = initialise(detector, options.init, offline=options.offline)
+    _warn_of_other_words(options, words, provenance.get("init_text_encoder"), say)
     if cache is not None:
         provenance["proposals"] = read_run(cache, "teacher")["arguments"]["provenance"]
     if options.val is not None:  # whose images no choice of further training images may look at
@@ -126,6 +127,17 @@ def _train(
         write_report(out)
     processes.wait()
     return model_file
+
+
+def _warn_of_other_words(
+    options: TrainingOptions, words: TrainingWords, initial: str | None, say: Say
+) -> None:
+    """Say so where the initial model was trained against another text encoder than this run."""
+    if initial and words.encoder and initial != words.encoder.identity:
+        say(
+            f"Warning: {options.init} was trained against another text encoder than "
+            f"{options.text_encoder or options.teacher}: what it knows of words fits no longer."
+        )
 
 
 def training_context(
