@@ -376,5 +376,9 @@ def test_command__chooses_regions(
     err = capsys.readouterr().err
     assert f"Teacher cache: {tmp_path / 'out'} (4 images, 4 of them new)" in err
     assert "train --system ezsd " in err
+    assert (
+        "Every anchor is cropped, up to 15,750 an image: --among a detector's boxes takes a tenth "
+        "of that."
+    ) in " ".join(err.split())
     settings = read_run(tmp_path / "out", "teacher")["settings"]
     assert (settings["kept"], settings["pick"]) == (6, "random")

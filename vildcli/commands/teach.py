@@ -112,17 +112,23 @@ def _flag(name: str) -> str:
 
 
 def _teach(out: Path, force: bool, options: dict[str, Any]) -> None:
+    from vildcli.teacher.chosen_regions import ANCHORS, TEACHER
     from vildcli.teacher.figures import doubt_about
     from vildcli.teacher.session import TeachOptions, count_images, teach
 
     chosen = TeachOptions(**options)
+    if chosen.proposals == TEACHER and chosen.among == ANCHORS:
+        console.say(
+            "Every anchor is cropped, up to 15,750 an image: --among a detector's boxes takes a "
+            "tenth of that."
+        )
     with console.progress("Embedding proposals", count_images(chosen)) as advance:
         result = teach(chosen, out, force=force, advance=advance)
     _show(result.figures)
     if doubt := doubt_about(result.figures):
         console.warn(doubt)
     console.say(f"Teacher cache: {out} ({result.images} images, {result.embedded} of them new)")
-    system = "ezsd" if chosen.proposals == "teacher" else "vild-ensemble"
+    system = "ezsd" if chosen.proposals == TEACHER else "vild-ensemble"
     console.say(
         f"Next: {console.program()} train --system {system} --train {chosen.data} "
         f"--images {chosen.images} --teacher {chosen.teacher} --teacher-cache {out} --out RUN"

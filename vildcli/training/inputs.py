@@ -36,9 +36,9 @@ class TrainingOptions:
         base: vocabulary of base categories, or `all`; None takes every category that LVIS does not
             call rare.
         teacher_cache: filled by `vildcli teach`; None makes one in the run's folder.
-        proposals: what that one embeds: a model, torchvision, a JSON of boxes, or `teacher`, which
-            chooses itself; None takes that for ezsd, else `init` if it is a model, else a detector
-            trained for it first.
+        proposals: what that one embeds: boxes of a model, of torchvision, of a JSON; None takes
+            those of `init` if it is a model, else of a detector trained for it first, and
+            `teacher`, which is usual of ezsd, lets the teacher choose among these.
         names: known to a teacher that chooses: `base`, `all` of the data's, or a vocabulary.
         init: scratch, imagenet, coco, a file of torchvision's form, or a model.
         val, val_images: annotations that are evaluated with every checkpoint.
