@@ -97,6 +97,7 @@ def test_mask__is_read_at_the_centres_of_pixels(resized: tuple[int, int]) -> Non
     mask = torch.rand(50, 60, generator=torch.Generator().manual_seed(0)) < 0.5
     top, left = max(0, resized[0] - 64) // 2, max(0, resized[1] - 64) // 3
     moved = Jitter((50, 60), True, resized, top, left, 64).mask(mask)
+    assert not Jitter((50, 60), True, resized, top, left, 64).mask(mask & False).any()
     flipped = mask.flip(-1)[None, None].float()
     whole = interpolate(flipped, resized, mode="nearest-exact")[0, 0].bool()
     expected = whole[top : top + 64, left : left + 64]

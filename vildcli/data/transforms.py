@@ -52,8 +52,8 @@ class Jitter:
     def mask(self, mask: Tensor) -> Tensor:
         """[H, W] bool to [S, S], read at the centres of the canvas's pixels.
 
-        Only those pixels are touched. torchvision's nearest neighbours are read at the corners, up
-        to half a pixel beside the image.
+        Only those pixels are touched, and of them those about the object alone. torchvision's
+        nearest neighbours are read at the corners, up to half a pixel beside the image.
         """
         height, width = self.content
         rows = _read_from(self.top, height, self.source[0], self.resized[0])
@@ -61,7 +61,8 @@ class Jitter:
         if self.flipped:
             columns = self.source[1] - 1 - columns
         canvas = torch.zeros(self.size, self.size, dtype=torch.bool)
-        canvas[:height, :width] = mask[rows][:, columns]
+        down, across = _extent(mask.any(1)[rows]), _extent(mask.any(0)[columns])
+        canvas[down, across] = mask[rows[down]][:, columns[across]]
         return canvas
 
     def visible(self, boxes: Tensor) -> Tensor:
@@ -126,6 +127,12 @@ def _read_from(offset: int, count: int, source: int, resized: int) -> Tensor:
     """[count] source pixels under the centres of resized pixels, from an offset on."""
     centres = 2 * torch.arange(offset, offset + count) + 1
     return centres * source // (2 * resized)
+
+
+def _extent(occupied: Tensor) -> slice:
+    """From the first that is True to the last."""
+    places = occupied.nonzero()
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
 
 
 def _area(boxes: Tensor) -> Tensor:
