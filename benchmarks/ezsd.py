@@ -84,6 +84,13 @@ ROWS = (
     Row("vild, teacher's regions", "vild", chosen=True, overrides=_DRAWN),
     Row("vild, semantic boxes", "vild", variation={"semantic_boxes": True}),
     Row(
+        "ezsd, w = 0.5",
+        "ezsd",
+        adapted=True,
+        chosen=True,
+        overrides={**_EZSD, "distillation_weight": 0.5},
+    ),
+    Row(
         "ezsd, Seesaw loss",
         "ezsd",
         adapted=True,

@@ -129,7 +129,12 @@ EZSD's teacher scores a crop of every anchor. The cheap way scores what a class-
 proposes, three times as many boxes as are kept (`--among`). *Agreement*: of the exact way's
 regions, those that one of these meets with IoU 0.7. *Novel recall*: of all novel objects, those
 that one of these meets with IoU 0.5. The exact way is timed with its crops cut in batches, the
-cheap one with its detector. Proposals alone are ranked by objectness, with no teacher.\
+cheap one with its detector. Proposals alone are ranked by objectness, with no teacher.
+
+The cheap way takes less than a tenth of the time and finds every novel object; the exact one finds
+hardly more of them than chance does, with this small teacher. They are not the same regions: the
+cheap way agrees with the exact one no more than chance, for anchors of five sizes and three shapes
+seldom fit an object as tightly as proposals do.\
 """
 _CHOSEN = """\
 What comes out: for a detector `isal`, `hybrid` and `coreset` need fewer images than chance, and

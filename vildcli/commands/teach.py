@@ -53,8 +53,8 @@ _GROUPS = {
 )
 @click.option(
     "--among",
-    help="Of --proposals teacher: whose boxes it chooses among: anchors, as published, or for a "
-    "tenth of the time a model's, torchvision's, a JSON's.  [anchors]",
+    help="Of --proposals teacher: the boxes that it chooses from: anchors, as published, or in a "
+    "tenth of the time those of a model, of torchvision, of a JSON.  [anchors]",
 )
 @click.option(
     "--pick",

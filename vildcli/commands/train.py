@@ -132,8 +132,8 @@ def _show_systems(ctx: click.Context, parameter: click.Parameter, value: bool) -
 @click.option("--teacher-cache", type=_FOLDER, help="By `vildcli teach`.  [default: made in --out]")
 @click.option(
     "--proposals",
-    help="What that cache embeds: a model's, torchvision's, a JSON's; teacher chooses among the "
-    "default.  [default: --init's, else trained; ezsd: teacher]",
+    help="Whose boxes that cache embeds: a model, torchvision, a JSON.  [default: --init, else one "
+    "trained for it; teacher, usual of ezsd, chooses among the default's]",
 )
 @click.option("--taught-regions", default=300, show_default=True, help="Of an image in that cache.")
 @click.option(
