@@ -116,11 +116,17 @@ anywhere. *Training* is of the row alone. *Offline* is everything before it: tha
 on from that detector, which ViLD's row does too; Seesaw's background does not fit it.\
 """
 _ADAPTED = """\
-What comes out, of one seed: what repairs the gap is the adapted teacher. The regions that it
-chooses bring little: 1% to 3% of the true boxes meet one of them with IoU 0.5 (base ones are left
-out on purpose), where 86% meet one of the detector's proposals; nor does the name move boxes for
-the better after 300 steps. Thirty steps from random weights teach no row anything: that a tenth of
-the steps is enough, as is published of detectors that start from ImageNet's, cannot be seen here.
+What comes out: after equal steps EZSD finds more novel objects than ViLD and more of everything,
+most with w = 0.5 (published for LVIS); w = 1 (for COCO) takes from the learning of base names,
+which is far from done after 300 steps. What is published of a tenth of the steps can be seen: 30
+steps of EZSD, on from the detector that proposes, give more than ViLD's 300 from nothing, and than
+ViLD's 30 on from it. Nearly all of that is the adapted teacher's doing. The chosen regions meet 87%
+to 91% of the novel objects of training images, the first proposals 78% to 83%, yet bring nothing by
+themselves: EZSD cuts one crop of 1.2 times a box on black, in which this teacher names 65% of those
+objects rightly (33% before it was adapted), and ViLD averages two, in which it names 75% (50%).
+What boxes that depend on the name bring is less than what lies between seeds; Seesaw loss is made
+for longer tails than this world has.
+
 The adaptation is by softmax at a rate of 0.001. As released for CLIP (sigmoid, 0.0001) it made this
 teacher worse: from 19.0% to 4.4% of base boxes, and from 29.0% to 18.1% of novel ones.
 """
