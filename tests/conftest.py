@@ -1,4 +1,4 @@
-"""What holds for every test: its own random numbers, a cache that is thrown away, no haste."""
+"""What holds for every test: its own random numbers and threads, a throw-away cache, no haste."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ if not os.environ.get("CI"):
     settings.load_profile("default")
 
 
+_THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """So that no test reads or writes the user's own."""
@@ -26,12 +29,16 @@ def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Begin every test with the same random numbers, whatever ran before in its process."""
+    """Begin every test with the same random numbers and threads, whatever ran before it.
+
+    The last bits of a convolution depend on how many threads share it.
+    """
     random.seed(0)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+        sys.modules["torch"].set_num_threads(_THREADS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
