@@ -119,8 +119,8 @@ _ADAPTED = """\
 What comes out: after equal steps EZSD finds more novel objects than ViLD and more of everything,
 most with w = 0.5 (published for LVIS); w = 1 (for COCO) takes from the learning of base names,
 which is far from done after 300 steps. What is published of a tenth of the steps can be seen: 30
-steps of EZSD with w = 1, on from the detector that proposes, give more than ViLD's 300 from nothing,
-and than ViLD's 30 on from it. Nearly all of that is the adapted teacher's doing. Its 60 chosen
+steps of EZSD with w = 1, on from the detector that proposes, give more than ViLD's 300 from
+nothing, and than ViLD's 30 on from it. Nearly all of that is the adapted teacher's doing. Its 60 chosen
 regions an image meet 87% to 91% of the novel objects of training images, the detector's first 40
 proposals 78% to 83%, yet bring nothing by themselves: EZSD cuts one crop of 1.2 times a box on
 black, in which this teacher names 65% of those objects rightly (33% before it was adapted), and
