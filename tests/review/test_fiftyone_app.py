@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -103,16 +102,6 @@ def test_check_port__free():
     fiftyone_app.check_port(free_port())
 
 
-def _wait_until_free(port):
-    """FiftyOne's server process ends a while after the command that started it."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        with suppress(VildError):
-            return fiftyone_app.check_port(port)
-        time.sleep(0.2)
-    return fiftyone_app.check_port(port)
-
-
 @pytest.mark.slow
 def test_review__serves_the_app_until_ctrl_c(tmp_path, mongod):
     """In a process and a home folder of its own, with the server on PATH: what a user does."""
@@ -132,7 +121,7 @@ def test_review__serves_the_app_until_ctrl_c(tmp_path, mongod):
     finally:
         review.kill()
     assert f"Review at http://127.0.0.1:{port}/datasets/run-" in (tmp_path / "said").read_text()
-    _wait_until_free(port)
+    fiftyone_app.check_port(port)
 
 
 def _page(url: str, review: subprocess.Popen[bytes]) -> bool:

@@ -90,5 +90,8 @@ def show_app(name: str, port: int, started: Callable[[], object] = lambda: None)
                 f"The App did not start on port {port} within FiftyOne's minute.",
                 hint="The machine may be busy: run the same command again; the dataset is there.",
             ) from error
-        started()
-        session.wait(-1)
+        try:
+            started()
+            session.wait(-1)
+        finally:  # waits for its server, which else keeps the port for a while after the command
+            session.close()
