@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny_student import save_clip, save_student
 
@@ -108,6 +109,7 @@ def test_page__names_all_there_are() -> None:
 
 
 def test_label__is_what_a_run_of_the_same_image_says(place: Path, detector: Any) -> None:
+    torch.set_num_threads(1)  # several share a convolution as it comes: last bits differ
     summary = label_images("photos", FRUIT, detector=detector, out="run")
     assert (summary.images, summary.labelled, summary.failed) == (2, 2, 0)
     for stored in iter_labelled_images(Path("run")):
@@ -115,11 +117,11 @@ def test_label__is_what_a_run_of_the_same_image_says(place: Path, detector: Any)
         assert len(found) == len(stored.labels) > 0
         assert found.category_ids.tolist() == [la.category_id for la in stored.labels]
         assert found.names == tuple(FRUIT.by_id()[la.category_id].name for la in stored.labels)
-        np.testing.assert_allclose(found.scores, [la.score for la in stored.labels], rtol=1e-3)
-        np.testing.assert_allclose(found.boxes, [la.box for la in stored.labels], rtol=1e-4)
+        np.testing.assert_allclose(found.scores, [la.score for la in stored.labels], rtol=1e-5)
+        np.testing.assert_allclose(found.boxes, [la.box for la in stored.labels], rtol=1e-5)
         for values, label in zip(found.attributes, stored.labels, strict=True):
             (attribute,) = label.attributes
-            assert values["colour"] == (attribute.name, pytest.approx(attribute.score, rel=1e-3))
+            assert values["colour"] == (attribute.name, pytest.approx(attribute.score, rel=1e-5))
 
 
 def test_label__takes_files_pictures_and_arrays_alike(place: Path, detector: Any) -> None:

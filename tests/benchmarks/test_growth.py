@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmarks import growth, start_up
 from benchmarks.growth import Measured, Point, main
@@ -23,12 +22,10 @@ def measured_here(work: object, point: Point) -> Measured:
 def test_growth__records_a_row_for_each_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    threads = torch.get_num_threads()
     monkeypatch.setattr(growth, "_alone", measured_here)
     monkeypatch.setattr(growth, "measure_rates", lambda *_: Rates(flops=1e9, bytes=1e9))
     out = tmp_path / "performance.json"
     main([*SMALL.split(), "--folder", str(tmp_path), "--out", str(out)])
-    torch.set_num_threads(threads)
     rows = json.loads(out.read_text())
     found = [(r["row"], r["parameters"]["against"], r["parameters"]["attributes"]) for r in rows]
     assert found == [

@@ -246,7 +246,7 @@ def test_memory__is_that_of_a_run_of_a_tenth(quick_disk: Path) -> None:
         assert summary["labelled"] == count
         return float(summary["peak_rss_mib"])
 
-    assert peak(2500) < 1.05 * peak(250)
+    assert peak(5000) < 1.05 * peak(500)
 
 
 def test_a_moved_run__still_exports(tmp_path: Path, stub: None) -> None:

@@ -336,7 +336,6 @@ def test_init__of_another_shape_is_refused(tmp_path: Path) -> None:
 
 
 def test_novel_nonsense_trains_the_same_model(tmp_path: Path) -> None:
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     options = options_of(tmp_path, "vild-ensemble")
     first, _ = train(options, tmp_path / "first")
@@ -348,7 +347,6 @@ def test_novel_nonsense_trains_the_same_model(tmp_path: Path) -> None:
 
     rewrite(options.train, nonsense)
     second, _ = train(options, tmp_path / "second")
-    torch.set_num_threads(threads)
     ours, theirs = (
         load_model(m, torch.device("cpu")).detector.state_dict() for m in (first, second)
     )

@@ -29,11 +29,8 @@ from vildcli.training.train import make_optimiser, train_detector, weighted_sum
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
+def one_thread() -> None:
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def trained(
