@@ -59,7 +59,6 @@ class Row:
         chosen: whether the teacher chooses regions among the proposals of a base-trained detector;
             else that one's first are taken.
         overrides: of the recipe; variation: of the system's row.
-        goes_on: whether it can from the proposals' detector, whose weights fit.
     """
 
     name: str
@@ -68,7 +67,11 @@ class Row:
     chosen: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
     variation: Mapping[str, Any] = field(default_factory=dict)
-    goes_on: bool = True
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it can from the proposals' detector: Seesaw's background has two vectors more."""
+        return self.overrides.get("class_loss") != "seesaw"
 
     @property
     def prompts(self) -> str | None:
@@ -96,7 +99,6 @@ ROWS = (
         adapted=True,
         chosen=True,
         overrides={**_EZSD, "class_loss": "seesaw"},
-        goes_on=False,  # its background has two vectors more
     ),
 )
 
