@@ -129,7 +129,10 @@ and ViLD averages two, in which it names 75% (50%); the caches of the commands b
 Seesaw loss is made for longer tails than this world has.
 
 The adaptation is by softmax at a rate of 0.001. As released for CLIP (sigmoid, 0.0001) it made this
-teacher worse: from 19.0% to 4.4% of base boxes, and from 29.0% to 18.1% of novel ones.
+teacher worse: from 19.0% to 4.4% of base boxes, and from 29.0% to 18.1% of novel ones (2026-11-21,
+with W for `runs/ezsd-gap-0.2`: `vildcli teach --adapt --data W/world/train.json --images
+W/world/train --val W/world/val.json --val-images W/world/val --teacher local-dir:W/teacher --out
+runs/ezsd-as-released`).
 """
 _CHOICE = """\
 EZSD's teacher scores a crop of every anchor. The cheap way scores what a class-agnostic detector
